@@ -1,0 +1,179 @@
+"""EMOPipeline: the chain of clips, each denoised under the portrait, the voice and the clip before (EMO 3, 4.1).
+
+Legend: F frames of the whole video, f frames of a clip, n motion frames, L D audio features, C H W latent.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+from torch import Tensor, nn
+
+from emo_core.checkpoint import Checkpoint, load, save
+from emo_core.model.audio import AudioProjection
+from emo_core.model.backbone import Backbone, Conditions
+from emo_core.model.codec import decode_latents, encode_pictures
+from emo_core.model.emo import masked, stack_motion
+from emo_core.model.face_locator import FaceLocator
+from emo_core.model.reference_net import ReferenceNet
+from emo_core.model.speed import SpeedEncoder
+from emo_data.dataset.window import surroundings
+
+OnClip = Callable[[int, int], None]
+"""(clips done, clips in all)."""
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """Who speaks, and where the face may go."""
+
+    picture: Tensor
+    """(3, pixels, pixels) in -1..1."""
+    mask: Tensor
+    """(1, pixels, pixels), 1 where the face may be."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What moves the F frames of a video."""
+
+    audio: np.ndarray
+    """(F, L, D) features of the model's own audio encoder."""
+    speed: np.ndarray
+    """(F,) degrees per frame."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to sample. guidance 1 needs one branch; any other scale a second one, without reference and audio."""
+
+    steps: int = 40
+    guidance: float = 2.0
+    seed: int = 0
+
+
+class EMOPipeline(DiffusionPipeline):
+    """A diffusers pipeline of EMO's parts; `from_pretrained` is as strict as `emo_core.checkpoint.load`."""
+
+    model_cpu_offload_seq = "reference_net->face_locator->audio_projection->speed_encoder->backbone->vae"
+    _optional_components = ["audio_projection", "speed_encoder", "audio_encoder"]  # noqa: RUF012 (diffusers' own name)
+    checkpoint: Checkpoint
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        reference_net: ReferenceNet,
+        face_locator: FaceLocator,
+        vae: nn.Module,
+        scheduler: DDIMScheduler,
+        audio_projection: AudioProjection | None = None,
+        speed_encoder: SpeedEncoder | None = None,
+        audio_encoder: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            backbone=backbone,
+            reference_net=reference_net,
+            face_locator=face_locator,
+            vae=vae,
+            scheduler=scheduler,
+            audio_projection=audio_projection,
+            speed_encoder=speed_encoder,
+            audio_encoder=audio_encoder,
+        )
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Self:
+        """The pipeline around a model that is already in memory."""
+        encoder = checkpoint.audio_encoder
+        pipeline = cls(
+            **checkpoint.model.parts(),
+            vae=checkpoint.codec,
+            scheduler=checkpoint.scheduler,
+            audio_encoder=None if encoder is None else encoder.model,
+        )
+        pipeline.checkpoint = checkpoint
+        return pipeline
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike, *, torch_dtype: torch.dtype | None = None) -> Self:
+        """Load a model folder, all or nothing. Raises what `emo_core.checkpoint.load` raises."""
+        checkpoint = load(Path(folder))
+        checkpoint.model.eval()
+        pipeline = cls.of(checkpoint)
+        return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
+
+    def save_pretrained(self, folder: str | os.PathLike) -> None:
+        """Write the model folder, all or nothing."""
+        save(self.checkpoint, Path(folder))
+
+    def __call__(self, portrait: Portrait, drive: Drive, sampling: Sampling, on_clip: OnClip | None = None) -> np.ndarray:
+        """The whole video, uint8 (F, pixels, pixels, 3). `stream` gives the same in constant memory."""
+        return np.concatenate(list(self.stream(portrait, drive, sampling, on_clip)))
+
+    @torch.no_grad()
+    def stream(
+        self, portrait: Portrait, drive: Drive, sampling: Sampling, on_clip: OnClip | None = None
+    ) -> Iterator[np.ndarray]:
+        """The video clip by clip, each uint8 (up to f, pixels, pixels, 3): exactly F frames in all.
+
+        The reference goes through ReferenceNet once per video, the motion frames once per clip (EMO 3.2.3, 3.2.4). From
+        clip to clip latents are handed over, for encoding pixels again would shift their colour at every join.
+        """
+        config, model = self.checkpoint.card.config, self.checkpoint.model
+        keep = torch.tensor([1.0] if sampling.guidance == 1 else [1.0, 0.0]).to(self._execution_device, self.dtype)
+        branches = len(keep)
+        seen = model.reference_net(encode_pictures(self.vae, portrait.picture[None].to(keep)))
+        reference = model.backbone.project_reference(
+            masked({name: value.expand(branches, -1, -1) for name, value in seen.attention.items()}, keep)
+        )
+        mask = portrait.mask.to(keep).expand(branches, -1, -1, -1)
+        motion = model.backbone.zero_motion(seen.maps, branches, config.motion_frames)
+        total, frames = len(drive.speed), config.frames
+        starts = range(0, total, frames)
+        for clip, start in enumerate(starts):
+            around = [
+                torch.from_numpy(surroundings(values, start, frames, config.audio_margin)).to(keep)[None]
+                for values in (drive.audio, drive.speed)
+            ]
+            audio, speed = (value.expand(branches, *value.shape[1:]) for value in around)
+            conditions = model.conditions(
+                reference=reference, motion=motion, audio=audio * keep.view(-1, 1, 1, 1, 1), speed=speed, mask=mask
+            )
+            latents = self._denoise(conditions, sampling, clip, branches)
+            yield _to_pixels(decode_latents(self.vae, latents[0]))[: total - start]
+            if on_clip is not None:
+                on_clip(clip + 1, len(starts))
+            last = model.reference_net(latents[0, -config.motion_frames :])
+            motion = {
+                name: value.expand(branches, -1, -1, -1, -1) for name, value in stack_motion(last.maps, 1).items()
+            }
+
+    def _denoise(self, conditions: Conditions, sampling: Sampling, clip: int, branches: int) -> Tensor:
+        """Latents (1, f, C, H, W) of one clip. Its noise depends on (seed, clip) only, not on the clips before."""
+        config = self.checkpoint.card.config
+        side = config.size // config.codec_downscale
+        rng = np.random.default_rng([sampling.seed, clip])
+        noise = rng.standard_normal((1, config.frames, config.latent_channels, side, side), dtype=np.float32)
+        latents = torch.from_numpy(noise).to(conditions.location)
+        scheduler = DDIMScheduler.from_config(self.scheduler.config)  # a copy: `set_timesteps` writes into it
+        scheduler.set_timesteps(sampling.steps, device=latents.device)
+        for timestep in scheduler.timesteps:
+            prediction = self.backbone(
+                latents.expand(branches, -1, -1, -1, -1), timestep.expand(branches), conditions
+            )
+            if branches == 2:
+                told, untold = prediction.chunk(2)
+                prediction = untold + sampling.guidance * (told - untold)
+            latents = scheduler.step(prediction, timestep, latents).prev_sample
+        return latents
+
+
+def _to_pixels(pictures: Tensor) -> np.ndarray:
+    """(f, 3, pixels, pixels) in -1..1 -> uint8 (f, pixels, pixels, 3)."""
+    return ((pictures.float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).cpu().numpy()

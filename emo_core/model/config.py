@@ -1,0 +1,80 @@
+"""The two presets. `tiny()` differs from `sd15()` in numbers only."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class ModelConfig(BaseModel):
+    """Every number that shapes an EMO model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int = Field(description="pixels per side of the picture")
+    latent_channels: int
+    codec_downscale: int = Field(description="pixels per latent pixel and side")
+    channels: tuple[int, ...] = Field(description="UNet channels per resolution, finest first")
+    attention: tuple[bool, ...] = Field(description="whether a resolution has spatial attention")
+    layers_per_block: int = 2
+    heads: int
+    norm_groups: int
+    audio_layers: int = Field(description="L hidden states of the audio encoder")
+    audio_width: int = Field(description="width of one hidden state")
+    audio_margin: int = Field(default=2, description="m: the window A(f-m) ... A(f+m), EMO 3.2.2")
+    audio_tokens: int = 32
+    audio_token_width: int
+    audio_hidden: int
+    frames: int = Field(default=12, description="f generated frames per clip, EMO 4.1")
+    motion_frames: int = Field(default=4, description="n frames of the clip before, EMO 4.1")
+    temporal_heads: int
+    locator_channels: tuple[int, ...]
+    speed_buckets: int = Field(default=9, description="d, EMO 3.2.5")
+    speed_width: int = Field(description="l, width of the speed embedding")
+    prediction: Literal["epsilon", "v_prediction"]
+
+
+def sd15() -> ModelConfig:
+    """The paper's model at the paper's size: SD 1.5 with AnimateDiff's temporal modules, 512 x 512."""
+    return ModelConfig(
+        size=512,
+        latent_channels=4,
+        codec_downscale=8,
+        channels=(320, 640, 1280, 1280),
+        attention=(True, True, True, False),
+        heads=8,
+        norm_groups=32,
+        audio_layers=12,
+        audio_width=768,
+        audio_token_width=768,
+        audio_hidden=512,
+        temporal_heads=8,
+        locator_channels=(16, 32, 96, 256),
+        speed_width=64,
+        prediction="epsilon",
+    )
+
+
+def tiny(audio_layers: int = 2, audio_width: int = 64) -> ModelConfig:
+    """The same model for a laptop's CPU: 128 x 128 pixels, random weights, a linear latent codec.
+
+    audio_layers, audio_width: what the dataset's audio encoder gives.
+    """
+    return ModelConfig(
+        size=128,
+        latent_channels=24,
+        codec_downscale=8,
+        channels=(48, 80, 96),
+        attention=(True, True, False),
+        layers_per_block=1,
+        heads=4,
+        norm_groups=8,
+        audio_layers=audio_layers,
+        audio_width=audio_width,
+        audio_tokens=4,
+        audio_token_width=64,
+        audio_hidden=128,
+        temporal_heads=4,
+        locator_channels=(8, 8, 16, 16),
+        speed_width=32,
+        prediction="v_prediction",
+    )

@@ -1,0 +1,80 @@
+"""Temporal modules: AnimateDiff's, with motion frames and speed layers (EMO 3.2.4, 3.2.5).
+
+Parameter names are those of diffusers' MotionAdapter; `attn_speed` and `norm_speed` are the names that EMO adds.
+"""
+
+import torch
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import SinusoidalPositionalEmbedding
+from torch import Tensor, nn
+
+from emo_core.model.attention import KeyValue, attend, project, zero_output
+
+POSITIONS = 32
+"""Frames that AnimateDiff's position code reaches (mm_sd_v15_v2)."""
+
+
+class TemporalBlock(nn.Module):
+    """Two self-attentions over the frames of each pixel, then attention to the speed tokens."""
+
+    def __init__(self, width: int, heads: int, speed_width: int | None) -> None:
+        super().__init__()
+        size = {"query_dim": width, "heads": heads, "dim_head": width // heads}
+        self.pos_embed = SinusoidalPositionalEmbedding(width, max_seq_length=POSITIONS)
+        self.norm1 = nn.LayerNorm(width)
+        self.attn1 = Attention(**size)
+        self.norm2 = nn.LayerNorm(width)
+        self.attn2 = Attention(**size)
+        self.norm_speed = self.attn_speed = None
+        if speed_width is not None:
+            self.norm_speed = nn.LayerNorm(width)
+            self.attn_speed = zero_output(Attention(cross_attention_dim=speed_width, **size))
+        self.norm3 = nn.LayerNorm(width)
+        self.ff = FeedForward(width, activation_fn="geglu")
+
+    def forward(self, states: Tensor, speed: KeyValue | None = None) -> Tensor:
+        """states: (B * H * W, N + F, D). speed: of B clips with F tokens each."""
+        for norm, attention in ((self.norm1, self.attn1), (self.norm2, self.attn2)):
+            normed = self.pos_embed(norm(states))
+            states = states + attend(attention, normed, project(attention, normed))
+        if self.attn_speed is not None:
+            # The paper repeats the speed tokens to (B * H * W, F, l); all pixels of a clip as one row of queries are the same.
+            query = self.norm_speed(states).reshape(speed.key.shape[0], -1, states.shape[-1])
+            states = states + attend(self.attn_speed, query, speed).reshape(states.shape)
+        return states + self.ff(self.norm3(states))
+
+
+class TemporalModule(nn.Module):
+    """What relates the frames of a clip to each other and to the clip before, at one place of the UNet.
+
+    The output projection starts at zero, so that a new module passes its input on unchanged.
+    """
+
+    def __init__(self, channels: int, heads: int, groups: int, speed_width: int | None) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.proj_in = nn.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList([TemporalBlock(channels, heads, speed_width)])
+        self.proj_out = nn.Linear(channels, channels)
+        nn.init.zeros_(self.proj_out.weight)
+        nn.init.zeros_(self.proj_out.bias)
+
+    @property
+    def block(self) -> TemporalBlock:
+        """The only transformer block (AnimateDiff has one per place)."""
+        return self.transformer_blocks[0]
+
+    def forward(self, maps: Tensor, motion: Tensor, speed: KeyValue | None = None) -> Tensor:
+        """maps: (B * F, C, H, W), returned in the same shape.
+
+        motion: (B, N, C, H, W) features that ReferenceNet has of the frames before, at this very place; zero maps for
+        the first clip; N = 0 for plain AnimateDiff. Outputs at motion positions are dropped.
+        """
+        batch, motion_frames = motion.shape[:2]
+        clip = torch.cat([motion, maps.unflatten(0, (batch, -1))], dim=1)  # (B, N + F, C, H, W)
+        _, frames, channels, height, width = clip.shape
+        tokens = self.norm(clip.transpose(1, 2)).permute(0, 3, 4, 2, 1).reshape(-1, frames, channels)
+        tokens = self.block(self.proj_in(tokens), speed)[:, motion_frames:]
+        change = self.proj_out(tokens).unflatten(0, (batch, height, width)).permute(0, 3, 4, 1, 2)
+        return maps + change.reshape(maps.shape)

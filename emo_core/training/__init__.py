@@ -1,0 +1,1 @@
+"""CHECKPOINT -> CHECKPOINT: the paper's three stages through one loop."""

@@ -1,0 +1,48 @@
+"""Pictures as latents, computed once per clip and codec, kept on disk as a cache of the run's data."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from emo_core.model.codec import encode_pictures
+from emo_data.dataset.loader import ClipReader
+
+FRAMES_AT_ONCE = 64
+
+
+class LatentCache:
+    """float16 latents (F, C, H, W) per clip, made when first asked for.
+
+    A file is named by the clip and lies in a folder named by the codec's fingerprint, so no cache outlives its codec.
+    """
+
+    def __init__(self, folder: Path, codec: nn.Module, reader: ClipReader) -> None:
+        self.folder = folder
+        self.codec = codec
+        self.reader = reader
+        self.open: dict[str, np.ndarray] = {}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def latents(self, clip_id: str) -> np.ndarray:
+        """A read-only memory map of the clip's latents."""
+        if clip_id not in self.open:
+            path = self.folder / f"{clip_id}.npy"
+            if not path.exists():
+                unfinished = path.with_suffix(".part")
+                with unfinished.open("wb") as file:
+                    np.save(file, self._encode(clip_id))
+                unfinished.replace(path)
+            self.open[clip_id] = np.load(path, mmap_mode="r")
+        return self.open[clip_id]
+
+    @torch.no_grad()
+    def _encode(self, clip_id: str) -> np.ndarray:
+        pictures = torch.from_numpy(self.reader.pictures(clip_id)).movedim(-1, 1)
+        device = next(self.codec.buffers(), next(self.codec.parameters(), torch.empty(0))).device
+        parts = [
+            encode_pictures(self.codec, part.to(device).float() / 127.5 - 1).half().cpu()
+            for part in pictures.split(FRAMES_AT_ONCE)
+        ]
+        return torch.cat(parts).numpy()

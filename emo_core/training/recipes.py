@@ -1,0 +1,66 @@
+"""The numbers of the three stages. A run is a function's return value; `tiny` scales it to a laptop (EMO 3.3, 4.1)."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Recipe(BaseModel):
+    """All numbers of one training run that are not the model's."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: Literal[1, 2, 3]
+    steps: int = Field(gt=0)
+    batch: int = Field(gt=0, description="samples per optimiser step")
+    micro_batch: int = Field(gt=0, description="samples per forward pass; divides batch")
+    learning_rate: float = Field(gt=0)
+    one_cycle: bool = Field(default=False, description="warm up over a tenth, then fall to zero along a cosine")
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    min_snr: float | None = Field(default=5.0, description="gamma of min-SNR weighting; None for equal weights")
+    drop_all: float = Field(default=0.05, description="share of samples without reference and audio, for guidance")
+    drop_audio: float = Field(default=0.05, description="share of samples without audio")
+    zero_motion: float = Field(default=0.2, description="share of samples without motion frames: a video's first clip")
+    grow_mask: float = Field(default=0.3, description="the face region is enlarged by up to this share of its size")
+    seed: int = 0
+    checkpoint_every: int = Field(default=500, gt=0)
+    preview_every: int = Field(default=1000, gt=0)
+
+
+def stage1_image() -> Recipe:
+    """Images: Backbone, ReferenceNet and Face Locator; the reference is another frame of the same clip."""
+    return Recipe(stage=1, steps=30_000, batch=48, micro_batch=48, learning_rate=1e-5)
+
+
+def stage2_video() -> Recipe:
+    """Video: temporal modules and audio layers, f frames after n motion frames."""
+    return Recipe(stage=2, steps=30_000, batch=4, micro_batch=4, learning_rate=1e-5)
+
+
+def stage3_speed() -> Recipe:
+    """Speed: temporal modules and speed layers; the audio layers are not trained, which would weaken them."""
+    return Recipe(stage=3, steps=10_000, batch=4, micro_batch=4, learning_rate=1e-5)
+
+
+def stage_recipe(stage: int) -> Recipe:
+    """The paper's recipe of a stage."""
+    return {1: stage1_image, 2: stage2_video, 3: stage3_speed}[stage]()
+
+
+def tiny(recipe: Recipe) -> Recipe:
+    """The same stage for `emo_core.model.config.tiny()`: from random weights to a talking face in minutes on a CPU."""
+    steps = {1: 1200, 2: 450, 3: 60}[recipe.stage]
+    rate = {1: 1e-3, 2: 1e-3, 3: 2e-4}[recipe.stage]
+    batch = {1: 16, 2: 4, 3: 4}[recipe.stage]
+    return recipe.model_copy(
+        update={
+            "steps": steps,
+            "batch": batch,
+            "micro_batch": batch,
+            "learning_rate": rate,
+            "one_cycle": True,
+            "checkpoint_every": steps,
+            "preview_every": steps,
+        }
+    )

@@ -1,0 +1,101 @@
+"""What a RUN folder holds: run.json, metrics.jsonl, checkpoints/, previews/, and at the end model/."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from emo_core.checkpoint import Checkpoint, load, save
+from emo_core.model.config import ModelConfig
+from emo_core.model.emo import EMO
+from emo_core.training.recipes import Recipe
+from emo_data.errors import UserError
+
+OPTIMIZER = "optimizer.safetensors"
+
+
+class RunCard(BaseModel):
+    """run.json: all that decides the result. A folder is only continued by a run that would write the same card."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: Recipe
+    config: ModelConfig
+    data: str
+    data_fingerprint: str
+    init: str | None
+    """Fingerprint of the model that was continued."""
+
+
+class RunFolder:
+    """One training run on disk. Everything is written aside and renamed: what has its final name is complete."""
+
+    def __init__(self, folder: Path, card: RunCard) -> None:
+        self.folder = folder
+        self.card = card
+        self.metrics = folder / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """Where the finished model is."""
+        return self.folder / "model"
+
+    def claim(self) -> None:
+        """Make the folder, or make sure that it holds an earlier part of this very run."""
+        path = self.folder / "run.json"
+        if path.exists():
+            if json.loads(path.read_text()) != self.card.model_dump(mode="json"):
+                raise UserError(f"{self.folder}: holds another run (see its run.json); choose another --out or remove it")
+            return
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
+        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (self.folder / "previews").mkdir(exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(self.card.model_dump_json(indent=2))
+        unfinished.replace(path)
+
+    def finished(self) -> bool:
+        """Whether this run has its model."""
+        return self.model.exists()
+
+    def optimizer_file(self, step: int) -> Path:
+        """The optimiser's state after a step."""
+        return self._at(step) / OPTIMIZER
+
+    def resume(self, model: EMO) -> int:
+        """Put the newest checkpoint into the model; return its step, 0 if there is none. Later metrics are forgotten."""
+        steps = sorted(int(path.name) for path in (self.folder / "checkpoints").iterdir() if path.name.isdigit())
+        step = steps[-1] if steps else 0
+        if step:
+            model.load_state_dict(load(self._at(step) / "model", stage=self.card.recipe.stage).model.state_dict())
+        lines = self.metrics.read_text().splitlines(keepends=True)[:step] if self.metrics.exists() else []
+        self.metrics.write_text("".join(lines))
+        return step
+
+    def record(self, numbers: dict[str, float]) -> None:
+        """Add a line to metrics.jsonl."""
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(numbers) + "\n")
+
+    def save(self, checkpoint: Checkpoint, step: int, write_optimizer: Callable[[Path], None]) -> None:
+        """Write the checkpoint of a step and remove older ones."""
+        unfinished = self.folder / "checkpoints" / f"{step}.part"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        save(checkpoint, unfinished / "model")
+        write_optimizer(unfinished / OPTIMIZER)
+        unfinished.rename(self._at(step))
+        for path in (self.folder / "checkpoints").iterdir():
+            if path != self._at(step):
+                shutil.rmtree(path)
+
+    def finish(self, checkpoint: Checkpoint) -> None:
+        """Write the model; the checkpoints have done their work."""
+        save(checkpoint, self.model)
+        for path in (self.folder / "checkpoints").iterdir():
+            shutil.rmtree(path)
+
+    def _at(self, step: int) -> Path:
+        return self.folder / "checkpoints" / str(step)

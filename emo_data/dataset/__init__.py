@@ -1,0 +1,1 @@
+"""ROW -> SAMPLE: which frames of which clip a training step sees. Reads rows; never writes them."""

@@ -1,0 +1,5 @@
+"""Rows read back as clips."""
+
+
+class ClipReader:
+    """stub until store lands"""

@@ -1,0 +1,56 @@
+"""Which frames a sample shows, and what surrounds each of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Window:
+    """A run of contiguous frames of one clip, and a frame of the same clip that is its reference (EMO 4.1)."""
+
+    clip: int
+    """Number of the clip in the list that was drawn from."""
+    start: int
+    """First generated frame; the motion frames lie before it."""
+    reference: int
+
+
+def draw_window(rng: np.random.Generator, lengths: np.ndarray, frames: int, before: int) -> Window:
+    """A window of `frames` generated frames with `before` frames ahead of it, from clips of given lengths.
+
+    Every possible window of the whole set is equally likely. Raises ValueError where no clip is long enough.
+    """
+    choices = np.maximum(lengths - frames - before + 1, 0)
+    ends = np.cumsum(choices)
+    if not len(ends) or ends[-1] == 0:
+        raise ValueError(f"no clip has {frames + before} frames")
+    pick = int(rng.integers(ends[-1]))
+    clip = int(np.searchsorted(ends, pick, side="right"))
+    start = before + pick - int(ends[clip] - choices[clip])
+    return Window(clip, start, int(rng.integers(lengths[clip])))
+
+
+def surroundings(values: np.ndarray, start: int, frames: int, margin: int) -> np.ndarray:
+    """values (N, ...) -> (frames, 2 * margin + 1, ...): each frame with its neighbours, edges clamped (EMO 3.2.2)."""
+    centre = np.arange(start, start + frames)[:, None]
+    around = centre + np.arange(-margin, margin + 1)[None]
+    return values[np.clip(around, 0, len(values) - 1)]
+
+
+def region_mask(boxes: np.ndarray, size: int, grow: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
+    """Union of boxes (F, 4) in 0-1 as a mask, float32 (1, size, size) with 1 inside (EMO 3.2.5).
+
+    grow: by how much of its width and height the union is enlarged. Frames without a face (NaN) do not count; where no
+    frame has one, the mask is all ones, which is the paper's "anywhere".
+    """
+    known = boxes[np.isfinite(boxes).all(axis=1)]
+    if not len(known):
+        return np.ones((1, size, size), np.float32)
+    low, high = known[:, :2].min(0), known[:, 2:].max(0)
+    extra = (high - low) * np.asarray(grow) / 2
+    x0, y0 = np.floor(np.clip(low - extra, 0, 1) * size).astype(int)
+    x1, y1 = np.ceil(np.clip(high + extra, 0, 1) * size).astype(int)
+    mask = np.zeros((1, size, size), np.float32)
+    mask[:, y0:y1, x0:x1] = 1
+    return mask
