@@ -3,11 +3,14 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from emo_data.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 app = typer.Typer(
     name="emo",
@@ -18,6 +21,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data = typer.Typer(help="Look into a dataset.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET")]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What to compute on.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on stdout.")]
 
 
@@ -52,6 +60,191 @@ def sample(
     with progress("sample") as report:
         write_sample(folder, clips=clips, seconds=seconds, seed=seed, on_progress=report)
     _say({"folder": str(folder), "clips": clips, "seconds": seconds}, [f"{clips} clips in {folder}"], as_json)
+
+
+@app.command()
+def ingest(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Video files, folders or globs.")],
+    out: Annotated[str, typer.Option(metavar="DATASET", help="A new dataset, or one made with the same options.")],
+    fps: Annotated[float | None, typer.Option(help="Frames per second of the stored clips: 25.")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels per side of the stored picture: 512.")] = None,
+    min_seconds: Annotated[float | None, typer.Option(help="Shortest clip: 2.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Longest clip: 10.")] = None,
+    audio_model: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|ID|tiny", help="wav2vec2: facebook/wav2vec2-base-960h; tiny needs no file."),
+    ] = None,
+    audio_layers: Annotated[str | None, typer.Option(metavar="all|7,8,9", help="Hidden states to store: all.")] = None,
+    identity_pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Its one group, found in a file's name, is who speaks.")
+    ] = None,
+    test_share: Annotated[float | None, typer.Option(help="Share of identities that are held out: 0.1.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Videos become rows: find the face, crop, measure, hear, store. Again does only what is missing."""
+    from pydantic import ValidationError
+
+    from emo_data.ingest.config import IngestConfig
+    from emo_data.ingest.run import ingest
+    from flows.progress import progress
+
+    given = {
+        "fps": fps,
+        "size": size,
+        "min_seconds": min_seconds,
+        "max_seconds": max_seconds,
+        "audio_model": audio_model,
+        "audio_layers": None if audio_layers is None else _layers(audio_layers),
+        "identity_pattern": identity_pattern,
+        "test_share": test_share,
+    }
+    try:
+        config = IngestConfig.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "".join(f"--{name} ".replace("_", "-") for name in first["loc"][:1])
+        raise UserError(f"{option}{first['msg']}") from error
+    with progress("ingest") as report:
+        summary = ingest(sources, out, config, report)
+    lines = [f"{summary.clips} clips ({summary.hours * 3600:.0f} s) from {summary.sources} sources added to {out}"]
+    lines += [f"{summary.already_done} sources were done before"] if summary.already_done else []
+    lines += [f"{summary.duplicates} sources are copies of others"] if summary.duplicates else []
+    lines += [f"rejected, {reason}: {count}" for reason, count in summary.rejections.items()]
+    _say(summary.model_dump(), lines, as_json)
+
+
+@data.command()
+def info(dataset: DatasetArgument, as_json: Json = False) -> None:
+    """What a dataset holds: clips, hours, identities, splits, sound, rejections by reason."""
+    from flows.survey import describe
+
+    found = describe(dataset)
+    lines = [
+        f"{found['clips']} clips, {found['hours']:.3f} h, {found['identities']} identities, {found['sources']} sources"
+    ]
+    lines += [f"{split}: {n['clips']} clips, {n['identities']} identities" for split, n in found["splits"].items()]
+    lines += [f"sound {state}: {count}" for state, count in found["sound"].items()]
+    lines += [f"rejected, {reason}: {count}" for reason, count in found["rejections"].items()]
+    _say(found, lines, as_json)
+
+
+@data.command()
+def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
+    """Read every commit record, checksum and schema again; exit code 1 if anything is wrong."""
+    from emo_data.store import Dataset
+
+    opened = Dataset.open(dataset)
+    problems = opened.verify()
+    sources = len(opened.commits()) if not problems else None
+    _say({"dataset": dataset, "problems": problems}, problems or [f"{sources} sources, nothing is wrong"], as_json)
+    if problems:
+        raise typer.Exit(1)
+
+
+@data.command()
+def speed_buckets(
+    dataset: DatasetArgument,
+    buckets: Annotated[int, typer.Option(min=2, help="How many.")] = 9,
+    as_json: Json = False,
+) -> None:
+    """Centres and radii of the head speeds in the training split, as stage 3 fits them."""
+    from flows.survey import fitted_buckets
+
+    centres, radii = fitted_buckets(dataset, buckets)
+    lines = [f"centre {c:.3f}  radius {r:.3f}  degrees per frame" for c, r in zip(centres, radii, strict=True)]
+    _say({"centres": centres, "radii": radii}, lines, as_json)
+
+
+@app.command()
+def train(
+    stage: Annotated[int, typer.Option(min=1, max=3, help="1: images, 2: video and voice, 3: head speed.")],
+    data: Annotated[str, typer.Option(metavar="DATASET")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="A new folder, or one of this very run to go on with.")],
+    init: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="RUN/model of the stage before; not for 1.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "auto",
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the loss curve.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one stage of the small model; the result is RUN/model. An unfinished RUN goes on where it stopped."""
+    from emo_core.training.plot import plot_losses
+    from emo_core.training.prepare import prepare
+    from emo_core.training.recipes import stage_recipe, tiny
+    from flows.progress import progress
+
+    if plot is not None and not plot.parent.is_dir():
+        raise UserError(f"--plot {plot}: the folder {plot.parent} does not exist")
+    recipe = tiny(stage_recipe(stage)).model_copy(update={"seed": seed} | ({"steps": steps} if steps else {}))
+    with progress(f"stage {stage}") as report:
+        trainer = prepare(recipe, data, out, init, choose_device(device))
+        trainer.train(report)
+    if plot is not None:
+        plot_losses({f"stage {stage}": trainer.run.metrics}, plot)
+    result = {"model": str(trainer.run.model), "metrics": str(trainer.run.metrics), "steps": recipe.steps}
+    _say(result, [f"model in {trainer.run.model}"], as_json)
+
+
+@app.command()
+def generate(
+    model: Annotated[Path, typer.Option(metavar="MODEL", help="RUN/model of stage 2 or 3.")],
+    portrait: Annotated[Path, typer.Option(metavar="IMG", help="A picture of one face.")],
+    audio: Annotated[Path, typer.Option(metavar="SOUND", help="A voice, spoken or sung.")],
+    out: Annotated[Path, typer.Option(metavar="MP4")],
+    speed: Annotated[
+        str, typer.Option(help="Of the head: degrees per frame, still, calm, lively, singing, or a CSV.")
+    ] = "calm",
+    region: Annotated[
+        str, typer.Option(help="Where the face may go: auto, all, x0,y0,x1,y1 in 0-1, or a mask's file.")
+    ] = "auto",
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps per clip.")] = 40,
+    guidance: Annotated[
+        float, typer.Option(min=0, help="How strongly portrait and voice are followed; 1 is fastest.")
+    ] = 2.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "auto",
+    preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a contact sheet too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A portrait and a sound become a video of the sound's length."""
+    from emo_core.inference.generate import Request, generate
+    from emo_core.inference.pipeline import Sampling
+    from flows.progress import progress
+
+    if preview is not None and not preview.parent.is_dir():
+        raise UserError(f"--preview {preview}: the folder {preview.parent} does not exist")
+    sampling = Sampling(steps=steps, guidance=guidance, seed=seed)
+    request = Request(portrait, audio, out, speed, region, sampling, preview)
+    with progress("generate") as report:
+        frames = generate(model, request, choose_device(device), report)
+    _say({"video": str(out), "frames": frames}, [f"{frames} frames in {out}"], as_json)
+
+
+def choose_device(name: str) -> "torch.device":
+    """auto: the accelerator if there is one. UserError for a device that this machine has not."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if name == "auto":
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: no such kind of device; auto, cpu or cuda") from error
+    if device.type != "cpu" and (accelerator is None or device.type != accelerator.type):
+        raise UserError(f"--device {name}: this machine has none that torch can use; `emo doctor` lists what it has")
+    return device
+
+
+def _layers(text: str) -> Literal["all"] | list[int]:
+    if text == "all":
+        return "all"
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--audio-layers {text}: give all, or numbers such as 7,8,9") from error
 
 
 def _say(result: dict[str, Any], lines: list[str], as_json: bool) -> None:

@@ -1,10 +1,9 @@
 """The one loop that trains every stage: draw, step, write down, save; and go on exactly where it stopped."""
 
-import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -12,11 +11,12 @@ from emo_core.checkpoint import Checkpoint
 from emo_core.training.batch import draw_batch
 from emo_core.training.latents import LatentCache
 from emo_core.training.optim import learning_rate, load_optimizer, make_optimizer, save_optimizer
+from emo_core.training.preview import write_preview
 from emo_core.training.recipes import Recipe
 from emo_core.training.run_folder import RunFolder
 from emo_core.training.stages import freeze_all_but
 from emo_core.training.step import accumulate
-from emo_data.dataset.sample import Clip
+from emo_data.dataset.loader import ClipReader
 
 OnStep = Callable[[int, int, str], None]
 """(steps done, steps in all, note): called after every step."""
@@ -28,54 +28,49 @@ class DivergedError(RuntimeError):
 
 @dataclass
 class Trainer:
-    """A stage in training."""
+    """A stage in training; `emo_core.training.prepare` makes one."""
 
     recipe: Recipe
     checkpoint: Checkpoint
-    clips: list[Clip]
+    reader: ClipReader
     cache: LatentCache
     run: RunFolder
     device: torch.device
 
-    def train(self, on_step: OnStep, preview: Callable[[Checkpoint, int], None]) -> None:
-        """Train to the last step; preview is called with the model in eval mode every `preview_every` steps."""
+    def train(self, on_step: OnStep | None = None) -> None:
+        """Train to the last step and write RUN/model. Where the run has its model already, nothing is done."""
+        if self.run.finished():
+            return
+        recipe, scheduler = self.recipe, self.checkpoint.scheduler
         model = self.checkpoint.model.to(self.device)
-        trained = freeze_all_but(model, self.recipe.stage)
-        optimizer = make_optimizer(trained, self.recipe)
+        trained = freeze_all_but(model, recipe.stage)
+        optimizer = make_optimizer(trained, recipe)
+        clips = self.reader.clips()
         first = self.run.resume(model)
         if first:
             load_optimizer(optimizer, trained, self.run.optimizer_file(first))
         model.train()
-        for step in range(first, self.recipe.steps):
+        for step in range(first, recipe.steps):
             began = time.perf_counter()
-            batch = draw_batch(self.recipe, self.checkpoint.card.config, self.clips, self.cache, step).to(self.device)
-            rate = learning_rate(self.recipe, step)
+            batch = draw_batch(recipe, self.checkpoint.card.config, clips, self.cache, step).to(self.device)
             for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = accumulate(
-                model, self.checkpoint.scheduler, batch, self.recipe.micro_batch, self.recipe.min_snr
-            )
-            if not torch.isfinite(torch.tensor(loss)):
-                raise DivergedError(f"the loss of step {step + 1} is {loss}; {self.run.folder} keeps the last checkpoint")
-            torch.nn.utils.clip_grad_norm_(trained.values(), self.recipe.clip_norm)
+                group["lr"] = learning_rate(recipe, step)
+            loss = accumulate(model, scheduler, batch, recipe.micro_batch, recipe.min_snr)
+            if not math.isfinite(loss):
+                raise DivergedError(f"loss {loss} at step {step + 1}; {self.run.folder} keeps the last good checkpoint")
+            torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            done = step + 1
-            seconds = time.perf_counter() - began
-            self.run.record(
-                {"step": done, "loss": loss, "lr": rate, "samples_per_s": self.recipe.batch / seconds}
-            )
-            if done % self.recipe.checkpoint_every == 0 and done < self.recipe.steps:
+            done, seconds = step + 1, time.perf_counter() - began
+            rate = learning_rate(recipe, step)
+            self.run.record({"step": done, "loss": loss, "lr": rate, "samples_per_s": recipe.batch / seconds})
+            if done % recipe.checkpoint_every == 0 and done < recipe.steps:
                 self.run.save(self.checkpoint, done, lambda path: save_optimizer(optimizer, trained, path))
-            if done % self.recipe.preview_every == 0 or done == self.recipe.steps:
+            if done % recipe.preview_every == 0 or done == recipe.steps:
                 model.eval()
-                preview(self.checkpoint, done)
+                write_preview(self.run.folder / "previews", self.checkpoint, clips[0], self.cache, self.reader, done)
                 model.train()
-            on_step(done, self.recipe.steps, f"loss {loss:.3f}")
+            if on_step is not None:
+                on_step(done, recipe.steps, f"loss {loss:.3f}")
         model.eval()
         self.run.finish(self.checkpoint)
-
-
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a metrics.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -38,7 +38,7 @@ class AudioEncoder:
         """layers: hidden states to keep, 1 to the number of blocks; "all"; None takes what the model's config says."""
         self.model = model.eval().requires_grad_(False)
         depth = model.config.num_hidden_layers
-        chosen = getattr(model.config, "emo_layers", "all") if layers is None else layers
+        chosen: Layers = getattr(model.config, "emo_layers", "all") if layers is None else layers
         self.layers: list[int] = list(range(1, depth + 1)) if chosen == "all" else sorted(set(chosen))
         if not self.layers or self.layers[0] < 1 or self.layers[-1] > depth:
             raise UserError(f"audio layers {chosen}: this wav2vec2 has layers 1 to {depth}; choose from these")

@@ -82,7 +82,7 @@ class FaceTracker:
     def restart(self) -> None:
         """Forget the face: the next frame belongs to another shot."""
         if self._view is not None:
-            self._mesh.reset()
+            _reset(self._mesh)
         self._view = None
         self._frame = 0
 
@@ -103,7 +103,7 @@ class FaceTracker:
             self._view = None
         elif _near_edge(face.box, self._view, picture):
             self._view = _view_around(face.box, picture)
-            self._mesh.reset()
+            _reset(self._mesh)
         return Sighting(face, boxes)
 
 
@@ -184,6 +184,12 @@ def _mesh(still: bool) -> Any:
             min_tracking_confidence=CONFIDENCE,
         )
         return _opened(mesh)
+
+
+def _reset(solution: Any) -> None:
+    with _native_noise_off():
+        solution.reset()
+        _opened(solution)
 
 
 def _opened(solution: Any) -> Any:

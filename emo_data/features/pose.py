@@ -1,4 +1,4 @@
-"""Head pose and mouth from Face Mesh landmarks: rotation, translation, speed, opening (EMO 3.2.5, 4.1: 6-DoF head pose).
+"""Head pose and mouth from Face Mesh landmarks: rotation, translation, speed, opening (EMO 3.2.5 and 4.1).
 
 Legend: F frames, N landmarks. Landmarks are pixels: x right, y down, z away from the viewer. Angles are degrees: yaw
 positive turns the head to the picture's right, pitch positive looks up, roll positive is clockwise as seen. Frames
@@ -10,34 +10,35 @@ from dataclasses import dataclass
 import numpy as np
 
 _MIDDLE = {
-    10: (0.0, -0.315, 0.080),
-    168: (0.0, -0.042, 0.032),
+    10: (0.0, -0.322, 0.047),
+    168: (0.0, -0.045, 0.027),
     6: (0.0, 0.000, 0.000),
-    197: (0.0, 0.039, -0.035),
-    195: (0.0, 0.074, -0.072),
-    5: (0.0, 0.112, -0.111),
-    4: (0.0, 0.164, -0.131),
-    1: (0.0, 0.205, -0.122),
-    2: (0.0, 0.248, -0.025),
+    197: (0.0, 0.042, -0.031),
+    195: (0.0, 0.081, -0.063),
+    5: (0.0, 0.123, -0.098),
+    4: (0.0, 0.176, -0.113),
+    1: (0.0, 0.217, -0.100),
+    2: (0.0, 0.250, 0.001),
 }
 _PAIRS = {
-    (67, 297): (-0.214, -0.288, 0.128),
-    (54, 284): (-0.358, -0.179, 0.261),
-    (127, 356): (-0.419, 0.074, 0.455),
-    (234, 454): (-0.417, 0.161, 0.477),
-    (93, 323): (-0.413, 0.246, 0.475),
-    (132, 361): (-0.402, 0.334, 0.453),
-    (33, 263): (-0.276, 0.000, 0.165),
-    (133, 362): (-0.106, 0.011, 0.132),
-    (98, 327): (-0.124, 0.226, 0.027),
-    (129, 358): (-0.144, 0.190, 0.054),
-    (121, 350): (-0.115, 0.059, 0.091),
-    (119, 348): (-0.205, 0.088, 0.108),
-    (117, 346): (-0.321, 0.087, 0.159),
+    (67, 297): (-0.214, -0.299, 0.097),
+    (54, 284): (-0.358, -0.205, 0.241),
+    (127, 356): (-0.419, 0.026, 0.460),
+    (234, 454): (-0.417, 0.110, 0.491),
+    (93, 323): (-0.413, 0.195, 0.498),
+    (132, 361): (-0.402, 0.285, 0.486),
+    (33, 263): (-0.276, -0.018, 0.164),
+    (133, 362): (-0.106, -0.003, 0.133),
+    (98, 327): (-0.124, 0.222, 0.050),
+    (129, 358): (-0.144, 0.184, 0.073),
+    (121, 350): (-0.115, 0.050, 0.097),
+    (119, 348): (-0.205, 0.077, 0.117),
+    (117, 346): (-0.321, 0.070, 0.168),
 }
 """Our canonical face: the parts that neither speech nor expression moves (forehead, temples, bridge and sides of the
 nose, corners of the eyes, ears), in face heights (forehead 10 to chin 152) from the nose bridge. Measured, not copied:
-Face Mesh on the public-domain portrait of an astronaut in scikit-image, made symmetric, forehead above chin."""
+Face Mesh on the public-domain portrait of an astronaut in scikit-image, made symmetric; its forehead leans 6 degrees
+out over its chin, for so do heads that look straight ahead."""
 
 RIGID = np.array([*_MIDDLE, *(left for left, _ in _PAIRS), *(right for _, right in _PAIRS)])
 CANONICAL = np.array(
@@ -47,9 +48,9 @@ MOUTH = np.array([13, 14, 10, 152])
 """Inner upper and lower lip, top of the forehead, chin."""
 SMOOTHING = 5
 """Frames. Mesh jitter alone reads as motion: smoothing over 5 frames takes four fifths of it away."""
-_FIELD_OF_VIEW = 25.0
-"""Degrees over the height of the source picture, as talking heads are filmed. Not in the paper: without any such guess a
-face that wanders across the picture seems to turn (measured on a swaying singer: speeds 1.3 times too high)."""
+_FIELD_OF_VIEW = 12.0
+"""Degrees over the height of the source picture. Not in the paper: without such a guess a face that wanders across the
+picture seems to turn (a swaying singer's speeds came out 1.3 times too high); wider, and turning heads count less."""
 
 
 @dataclass(frozen=True)

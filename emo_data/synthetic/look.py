@@ -164,7 +164,8 @@ def _tinted(picture: np.ndarray, tint: Tint) -> np.ndarray:
     """float32 RGB 0-255."""
     lab = cv2.cvtColor(picture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     lab[..., 0] *= tint.lightness
-    lab[..., 1:] = lab[..., 1:] * tint.chroma + (tint.red, tint.yellow) * (lab[..., :1] > 12)  # black stays black
+    lit = np.clip((lab[..., :1] - 10) / 30, 0, 1)  # black stays black
+    lab[..., 1:] = lab[..., 1:] * tint.chroma + lit * np.array([tint.red, tint.yellow], np.float32)
     return np.clip(cv2.cvtColor(lab, cv2.COLOR_LAB2RGB), 0, 1) * 255
 
 

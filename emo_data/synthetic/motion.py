@@ -33,7 +33,7 @@ def head_motion(seed: int | Sequence[int], frames: int, speed: float) -> np.ndar
 
     A calm head takes small turns, a lively one large ones; every turn is followed by a rest.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))  # the voice of `seed` draws its own
     reach = np.clip(0.35 + 0.75 * speed, 0.4, 1.0)
     pose = rng.uniform(-0.5, 0.5, 3) * LIMITS * reach
     path = [pose] * int(rng.integers(2, 6))

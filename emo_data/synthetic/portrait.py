@@ -125,6 +125,7 @@ def _cut_out(picture: np.ndarray, landmarks: np.ndarray) -> tuple[np.ndarray, np
     columns, rows = np.arange(picture.shape[1]), np.arange(picture.shape[0])[:, None]
     edge = np.interp(columns, jaw[:, 0], jaw[:, 1], left=_EAR_LOBES_Y, right=_EAR_LOBES_Y)
     above = rows <= np.maximum(edge, np.where((columns > 195) & (columns < 255), 0, _EAR_LOBES_Y - 8))
+    figure[_EAR_LOBES_Y:172, 255:] *= above[_EAR_LOBES_Y:172, 255:]  # a sliver of the background beside the neck
     return figure * above, figure * ~above
 
 

@@ -78,21 +78,31 @@ def write_sample(
     parameters, and a sample with the same ones is left as it is. on_progress receives clips done and clips in all.
     UserError for impossible parameters, or where `folder` holds anything but an earlier sample.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     parameters = {"version": VERSION, "clips": clips, "seconds": seconds, "seed": seed, "size": size}
     _check(folder, clips, seconds, seed, size)
     if _parameters_of(folder) == parameters:
         return
-    partial = folder.parent / f".{folder.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    partial, earlier = (folder.parent / f".{folder.name}.{state}" for state in ("partial", "earlier"))
+    for leftover in (partial, earlier):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
+        _make_folder(partial)
         _fill(partial, clips, seconds, seed, size, on_progress)
         (partial / "sample.json").write_text(json.dumps(parameters))
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(earlier)
         partial.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for leftover in (partial, earlier):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{folder.parent}: no sample can be written here ({error.strerror})") from error
 
 
 def _check(folder: Path, clips: int, seconds: float, seed: int, size: int) -> None:
@@ -114,9 +124,10 @@ def _check(folder: Path, clips: int, seconds: float, seed: int, size: int) -> No
 def _parameters_of(folder: Path) -> dict[str, object] | None:
     """What an earlier finished sample in `folder` was made with, or None."""
     try:
-        return dict(json.loads((folder / "sample.json").read_text()))
+        parameters = json.loads((folder / "sample.json").read_text())
     except (OSError, ValueError):
         return None
+    return parameters if isinstance(parameters, dict) and "version" in parameters else None
 
 
 def _fill(
@@ -156,7 +167,8 @@ def _fill(
 def _speed(seed: Sequence[int]) -> float:
     """Mean head speed of a clip, degrees per frame: as often calm as lively, in equal ratios."""
     calm, lively = SPEEDS
-    return float(calm * (lively / calm) ** np.random.default_rng([*seed, 1]).random())
+    draw = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))).random()
+    return float(calm * (lively / calm) ** draw)
 
 
 def _write_voice(target: Path, sound: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""A voice made of nothing: syllables with a pitch, vowels with formants, breath between consonants, pauses between phrases.
+"""A voice made in code: syllables with pitch and loudness, vowels with formants, breathy onsets, pauses.
 
 Legend: S sound samples at `SAMPLE_RATE`, F frames of the picture, E points of the loudness envelope.
 """
@@ -91,9 +91,10 @@ def _envelope(syllables: list[_Syllable], time: np.ndarray) -> tuple[np.ndarray,
 def _source(
     rng: np.random.Generator, blocks: int, pitch: float, syllables: list[_Syllable], time: np.ndarray
 ) -> np.ndarray:
-    """(E * _BLOCK,) glottal pulses whose pitch wanders and falls along a phrase, breath at some syllables' onsets."""
+    """(E * _BLOCK,) glottal pulses whose pitch wanders, breath at some syllables' onsets."""
     count = blocks * _BLOCK
-    wander = np.interp(time, np.arange(0, time[-1] + 1, 0.25), rng.normal(size=len(np.arange(0, time[-1] + 1, 0.25))))
+    knots = np.arange(0, time[-1] + 1, 0.25)
+    wander = np.interp(time, knots, rng.normal(size=len(knots)))
     frequency = np.repeat(pitch * 2 ** (0.12 * wander), _BLOCK)
     phase = np.cumsum(frequency / SAMPLE_RATE) % 1.0
     pulses = np.where(phase < 0.6, np.sin(np.pi * phase / 0.6) ** 2, 0.0)

@@ -1,0 +1,55 @@
+"""One portrait and one sound file become one video file: the whole of inference, from files to files."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from emo_core.inference.export import write_talking
+from emo_core.inference.pipeline import Drive, EMOPipeline, Sampling
+from emo_core.inference.preprocess import frame_portrait, parse_speed
+from emo_data.errors import UserError
+from emo_data.schema import SAMPLE_RATE
+from emo_data.video import read_sound
+
+FPS = 25
+"""Not in the paper: the frame rate; it is that of the datasets it names."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a person asks for."""
+
+    portrait: Path
+    audio: Path
+    out: Path
+    speed: str = "calm"
+    region: str = "auto"
+    sampling: Sampling = Sampling()
+    preview: Path | None = None
+
+
+def generate(model: Path, request: Request, device: torch.device, on_clip: Callable[[int, int], None] | None = None) -> int:
+    """Write `request.out`; return its number of frames, round(seconds of sound * 25).
+
+    Raises UserError for whatever is wrong with the model, the portrait, the sound, the region or the speed; then nothing
+    is written.
+    """
+    if request.out.suffix.lower() != ".mp4":
+        raise UserError(f"--out {request.out}: must end in .mp4")
+    if not request.out.parent.is_dir():
+        raise UserError(f"--out {request.out}: the folder {request.out.parent} does not exist")
+    pipeline = EMOPipeline.from_pretrained(model).to(device)
+    card, encoder = pipeline.checkpoint.card, pipeline.checkpoint.audio_encoder
+    if encoder is None:
+        raise UserError(f"{model}: a model of stage {card.stage} does not listen yet; train stage 2 and give its model")
+    sound = read_sound(request.audio)
+    frames = round(len(sound) / SAMPLE_RATE * FPS)
+    if frames < 1:
+        raise UserError(f"{request.audio}: {len(sound) / SAMPLE_RATE:.3f} s of sound is less than one frame")
+    portrait = frame_portrait(request.portrait, card.config.size, request.region)
+    drive = Drive(encoder.encode(sound, frames, FPS), parse_speed(request.speed, frames, FPS))
+    blocks = pipeline.stream(portrait, drive, request.sampling, on_clip)
+    write_talking(request.out, blocks, FPS, sound, SAMPLE_RATE, request.preview)
+    return frames

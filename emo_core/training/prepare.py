@@ -1,0 +1,119 @@
+"""All that comes before the first step: data, the stage's model, and the folder of the run."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from emo_core.checkpoint import Card, Checkpoint, fingerprint, load
+from emo_core.diffusion import noise_schedule
+from emo_core.model.codec import LinearCodec
+from emo_core.model.config import tiny
+from emo_core.model.emo import build, grow
+from emo_core.model.speed import fit_buckets
+from emo_core.training.latents import LatentCache
+from emo_core.training.loop import Trainer
+from emo_core.training.recipes import Recipe
+from emo_core.training.run_folder import RunCard, RunFolder
+from emo_data.dataset.loader import ClipReader
+from emo_data.errors import UserError
+from emo_data.features.audio import AudioEncoder
+from emo_data.schema import Split
+
+CODEC_PICTURES = 400
+"""Frames that the linear codec is fitted to."""
+
+
+def prepare(recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device) -> Trainer:
+    """A trainer, ready to start or to go on.
+
+    init: the finished model of the stage before, RUN/model; None in stage 1. Raises UserError where data, init and stage
+    do not fit together; then nothing is written.
+    """
+    if (init is None) != (recipe.stage == 1):
+        raise UserError(
+            f"--stage {recipe.stage}: "
+            + ("starts from nothing, leave --init out" if init else f"give the model of stage {recipe.stage - 1} as --init")
+        )
+    before = None if init is None else load(init, stage=recipe.stage - 1)
+    reader = ClipReader(data, Split.TRAIN, listening=recipe.stage > 1)
+    _check_length(reader, recipe)
+    checkpoint = _first_stage(reader, recipe) if before is None else _next_stage(before, init, reader, recipe)
+    if reader.size != checkpoint.card.config.size:
+        raise UserError(
+            f"dataset {data}: its pictures have {reader.size} pixels per side, the model {checkpoint.card.config.size}; "
+            f"ingest again with --size {checkpoint.card.config.size}"
+        )
+    run = RunFolder(
+        out,
+        RunCard(
+            recipe=recipe,
+            config=checkpoint.card.config,
+            data=data,
+            data_fingerprint=reader.fingerprint,
+            init=None if init is None else fingerprint(init),
+        ),
+    )
+    run.claim()
+    cache = LatentCache(out / "latents", checkpoint.codec.to(device), reader)
+    return Trainer(recipe, checkpoint, reader, cache, run, device)
+
+
+def _check_length(reader: ClipReader, recipe: Recipe) -> None:
+    config = tiny()
+    needed = 1 if recipe.stage == 1 else config.frames + config.motion_frames
+    if not any(row["frames"] >= needed for row in reader.rows):
+        raise UserError(f"dataset {reader.url}: no clip has the {needed} frames that stage {recipe.stage} needs")
+
+
+def _first_stage(reader: ClipReader, recipe: Recipe) -> Checkpoint:
+    config = tiny(len(reader.extractor.layers), reader.extractor.width)
+    torch.manual_seed(recipe.seed)
+    model = build(config, stage=1)
+    rng = np.random.default_rng([recipe.seed, 0])
+    rows = reader.rows
+    each = max(1, CODEC_PICTURES // len(rows))
+    chosen = [rows[i] for i in sorted(rng.permutation(len(rows))[:CODEC_PICTURES])]
+    pictures = np.concatenate(
+        [reader.pictures(row["clip_id"])[np.sort(rng.permutation(row["frames"])[:each])] for row in chosen]
+    )
+    codec = LinearCodec.fit(
+        torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1, config.codec_downscale, config.latent_channels
+    )
+    card = Card(stage=1, config=config, audio_fingerprint=None, speed_buckets=None, lineage=[])
+    return Checkpoint(card, model, codec, noise_schedule(config.prediction), audio_encoder=None)
+
+
+def _next_stage(before: Checkpoint, init: Path, reader: ClipReader, recipe: Recipe) -> Checkpoint:
+    config = before.card.config
+    extractor = reader.extractor
+    if (len(extractor.layers), extractor.width) != (config.audio_layers, config.audio_width):
+        raise UserError(
+            f"dataset {reader.url}: its audio features are {len(extractor.layers)} x {extractor.width}, the model in "
+            f"{init} takes {config.audio_layers} x {config.audio_width}; use the dataset that stage 1 was trained on"
+        )
+    encoder = before.audio_encoder or AudioEncoder.load(reader.dataset.config["audio_model"], list(extractor.layers))
+    if encoder.fingerprint != extractor.fingerprint:
+        raise UserError(
+            f"dataset {reader.url}: its audio features were made by extractor {extractor.fingerprint}, this model listens "
+            f"with {encoder.fingerprint}; ingest again with the model's own audio_encoder folder as --audio-model"
+        )
+    buckets = None
+    if recipe.stage == 3:
+        speeds = np.concatenate([clip.speed for clip in reader.clips()])
+        buckets = fit_buckets(torch.from_numpy(speeds), config.speed_buckets)
+    torch.manual_seed(recipe.seed)
+    card = Card(
+        stage=recipe.stage,
+        config=config,
+        audio_fingerprint=extractor.fingerprint,
+        speed_buckets=buckets,
+        lineage=[*before.card.lineage, fingerprint(init)],
+    )
+    return Checkpoint(
+        card=card,
+        model=grow(before.model, config, recipe.stage, buckets),
+        codec=before.codec,
+        scheduler=before.scheduler,
+        audio_encoder=encoder,
+    )

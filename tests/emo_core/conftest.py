@@ -1,0 +1,81 @@
+"""The smallest EMO that has every part, for tests that look at structure and not at quality."""
+
+import pytest
+import torch
+
+from emo_core.diffusion import noise_schedule
+from emo_core.model.config import ModelConfig, tiny
+from emo_core.model.emo import EMO, build
+from emo_core.training.batch import Batch
+
+
+@pytest.fixture
+def config() -> ModelConfig:
+    """16 x 16 pixels, two resolutions, a handful of channels."""
+    return tiny(audio_layers=2, audio_width=8).model_copy(
+        update={
+            "size": 32,
+            "latent_channels": 3,
+            "codec_downscale": 8,
+            "channels": (8, 16),
+            "attention": (True, True),
+            "heads": 2,
+            "norm_groups": 4,
+            "audio_hidden": 8,
+            "audio_token_width": 8,
+            "frames": 3,
+            "motion_frames": 2,
+            "temporal_heads": 2,
+            "locator_channels": (4, 4, 4, 4),
+            "speed_width": 8,
+        }
+    )
+
+
+BUCKETS = ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0])
+
+
+def awake(model: EMO) -> EMO:
+    """The model with every zero-initialised layer disturbed, as if it had been trained."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+@pytest.fixture
+def model(config: ModelConfig) -> EMO:
+    """A stage 3 model in which every branch has an effect."""
+    torch.manual_seed(0)
+    return awake(build(config, 3, BUCKETS)).eval()
+
+
+@pytest.fixture
+def scheduler():  # noqa: ANN201
+    """The tiny model's schedule."""
+    return noise_schedule("v_prediction")
+
+
+@pytest.fixture
+def batch(config: ModelConfig) -> Batch:
+    """Two random samples of stage 3."""
+    g = torch.Generator().manual_seed(2)
+    c, side = config, config.size // config.codec_downscale
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=g)
+
+    return Batch(
+        latents=normal(2, c.frames, c.latent_channels, side, side),
+        reference=normal(2, c.latent_channels, side, side),
+        motion=normal(2, c.motion_frames, c.latent_channels, side, side),
+        mask=(normal(2, 1, c.size, c.size) > 0).float(),
+        audio=normal(2, c.frames, 2 * c.audio_margin + 1, c.audio_layers, c.audio_width),
+        speed=normal(2, c.frames, 2 * c.audio_margin + 1).abs(),
+        keep_reference=torch.ones(2),
+        keep_motion=torch.ones(2),
+        noise=normal(2, c.frames, c.latent_channels, side, side),
+        strata=torch.tensor([0.2, 0.7]),
+    )

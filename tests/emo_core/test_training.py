@@ -1,0 +1,283 @@
+"""The three stages on a handful of made-up clips: what trains, what resumes, what is refused."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emo_core.checkpoint import fingerprint, load
+from emo_core.model.config import ModelConfig
+from emo_core.training import prepare as preparation
+from emo_core.training.loop import DivergedError, Trainer
+from emo_core.training.prepare import prepare
+from emo_core.training.recipes import Recipe, stage_recipe, tiny
+from emo_core.training.stages import trained_parameters
+from emo_core.training.step import accumulate, batch_loss
+from emo_data.errors import UserError
+from emo_data.features.audio import AudioEncoder
+from emo_data.schema import SAMPLE_RATE, SCHEMA_VERSION
+from emo_data.store import Dataset
+from emo_data.video import encode_video
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_losses.json"
+CPU = torch.device("cpu")
+
+
+def row(index: int, encoder: AudioEncoder, size: int) -> dict:
+    """A clip of 24 frames in which a bright square moves."""
+    frames = 24
+    pictures = np.full((frames, size, size, 3), 40 + 20 * index, np.uint8)
+    for f in range(frames):
+        pictures[f, 8:20, f % (size - 8) : f % (size - 8) + 8] = (200, 150, 90)
+    video = io.BytesIO()
+    encode_video(video, pictures, 25)
+    sound = np.sin(np.arange(round(frames / 25 * SAMPLE_RATE)) * 0.05 * (index + 1)).astype(np.float32) * 0.3
+    vectors = np.zeros((frames, 3), np.float32)
+    return {
+        "clip_id": f"clip{index}",
+        "source": f"{index}.mp4",
+        "source_sha256": str(index),
+        "start_seconds": 0.0,
+        "end_seconds": frames / 25,
+        "identity": f"who{index}",
+        "split": "train",
+        "fps": 25.0,
+        "size": size,
+        "frames": frames,
+        "video": video.getvalue(),
+        "sound": (sound * 32767).astype(np.int16),
+        "sound_state": "voice",
+        "box": np.tile(np.float32([0.25, 0.25, 0.75, 0.75]), (frames, 1)),
+        "rotation": vectors,
+        "translation": vectors,
+        "speed": np.full(frames, 0.3 * (index + 1), np.float32),
+        "mouth_opening": np.zeros(frames, np.float32),
+        "audio_features": encoder.encode(sound, frames, 25).reshape(-1),
+        "audio_layers": np.array(encoder.layers, np.int32),
+        "audio_width": encoder.width,
+        "audio_extractor": encoder.fingerprint,
+        "detection_rate": 1.0,
+        "face_size": 16.0,
+        "sharpness": 1.0,
+        "brightness": 1.0,
+        "yaw_range": 1.0,
+        "loudness": -10.0,
+        "mouth_sound_correlation": 0.5,
+        "tools": "{}",
+    }
+
+
+@pytest.fixture(scope="module")
+def encoder() -> AudioEncoder:
+    """The built-in random one."""
+    return AudioEncoder.load("tiny")
+
+
+@pytest.fixture
+def data(tmp_path: Path, encoder: AudioEncoder, config: ModelConfig) -> str:
+    """Three clips in a dataset on disk."""
+    folder = str(tmp_path / "data")
+    dataset = Dataset.create(folder, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
+    for index in range(3):
+        dataset.write_source(str(index), f"{index}.mp4", str(index), [row(index, encoder, config.size)], [])
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def smallest(monkeypatch: pytest.MonkeyPatch, config: ModelConfig) -> None:
+    """`prepare` builds the smallest model."""
+
+    def sized(layers: int = 2, width: int = 8) -> ModelConfig:
+        return config.model_copy(update={"audio_layers": layers, "audio_width": width})
+
+    monkeypatch.setattr(preparation, "tiny", sized)
+
+
+def recipe(stage: int, steps: int = 6, **changes: object) -> Recipe:
+    """A few steps that save often."""
+    small = {"steps": steps, "batch": 2, "micro_batch": 2, "checkpoint_every": 3, "preview_every": 100}
+    return tiny(stage_recipe(stage)).model_copy(update={**small, **changes})
+
+
+def finished(stage: int, data: str, folder: Path, init: Path | None = None, **changes: object) -> Path:
+    """The model of a finished run."""
+    trainer = prepare(recipe(stage, **changes), data, folder, init, CPU)
+    trainer.train()
+    return trainer.run.model
+
+
+@pytest.fixture
+def models(data: str, tmp_path: Path) -> dict[int, Path | None]:
+    """The models of stages 1 and 2; what stage 1 starts from is None."""
+    first = finished(1, data, tmp_path / "first", steps=2)
+    return {0: None, 1: first, 2: finished(2, data, tmp_path / "second", first, steps=2)}
+
+
+def weights(model: Path) -> dict[str, torch.Tensor]:
+    """All trained weights of a model folder."""
+    return load(model).model.state_dict()
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_resumed_run_equals_one_that_never_stopped(data, tmp_path, models, stage):
+    """3 steps, a stop, 3 more: bit for bit 6 steps, in weights, losses and the optimiser that made them."""
+    init = models[stage - 1]
+    whole = finished(stage, data, tmp_path / "whole", init)
+    stopped = prepare(recipe(stage), data, tmp_path / "parts", init, CPU)
+
+    class Stop(Exception):
+        pass
+
+    def stop_after_four(done: int, _total: int, _note: str) -> None:
+        if done == 4:  # one step past the checkpoint: it must be forgotten
+            raise Stop
+
+    with pytest.raises(Stop):
+        stopped.train(stop_after_four)
+    resumed = prepare(recipe(stage), data, tmp_path / "parts", init, CPU)
+    steps = []
+    resumed.train(lambda done, _total, _note: steps.append(done))
+    assert steps == [4, 5, 6]
+    expected, found = weights(whole), weights(resumed.run.model)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    losses = [[line["loss"] for line in _metrics(tmp_path / name)] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+    assert not list((tmp_path / "parts" / "checkpoints").iterdir())
+
+
+def _metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_stage_trains_its_parts_and_nothing_else(data, tmp_path, models, stage):
+    """Gradients, optimiser and the change on disk agree with what the paper says of the stage."""
+    trainer = prepare(recipe(stage, steps=2, learning_rate=1e-2), data, tmp_path / "run", models[stage - 1], CPU)
+    before = {name: value.clone() for name, value in trainer.checkpoint.model.state_dict().items()}
+    trainer.train()
+    after = weights(trainer.run.model)
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    expected = {
+        1: lambda name: name.startswith(("backbone.", "reference_net.", "face_locator.")),
+        2: lambda name: "motion_modules." in name or "_audio." in name or name.startswith("audio_projection."),
+        3: lambda name: "motion_modules." in name or name.startswith("speed_encoder."),
+    }[stage]
+    assert moved
+    assert all(expected(name) for name in moved), [name for name in moved if not expected(name)]
+    trained = trained_parameters(trainer.checkpoint.model, stage)
+    assert set(trained) == {name for name, _ in trainer.checkpoint.model.named_parameters() if expected(name)}
+    # Zero-initialised outputs hold back what lies behind them for one step; everything of a live branch has moved.
+    assert len(moved) > 0.7 * len(trained)
+
+
+def test_golden_losses_of_the_stages(data, tmp_path, models):
+    """The first losses of every stage. Where a change to the model, data or loss is meant, the failure shows the new ones."""
+    found = {}
+    for stage in (1, 2, 3):
+        finished(stage, data, tmp_path / f"golden{stage}", models[stage - 1], steps=3)
+        found[str(stage)] = [line["loss"] for line in _metrics(tmp_path / f"golden{stage}")]
+    golden = json.loads(GOLDEN.read_text())
+    assert found.keys() == golden.keys(), json.dumps(found)
+    assert all(found[stage] == pytest.approx(golden[stage], rel=1e-3) for stage in golden), json.dumps(found)
+
+
+def test_accumulation_equals_the_whole_batch(model, batch, scheduler):
+    """Two micro-batches of one give the gradients of one batch of two."""
+    gradients = []
+    for micro in (2, 1):
+        model.zero_grad()
+        loss = accumulate(model, scheduler, batch, micro, 5.0)
+        gradients.append((loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
+    assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients[0][1], gradients[1][1], strict=True))
+
+
+def test_dropped_conditions_are_dropped(model, batch, scheduler):
+    """With the reference dropped, which portrait it was makes no difference."""
+    dropped = replace(batch, keep_reference=torch.zeros(2))
+    other = replace(dropped, reference=-batch.reference)
+    with torch.no_grad():
+        assert torch.equal(batch_loss(model, scheduler, dropped, None), batch_loss(model, scheduler, other, None))
+
+
+def test_training_and_sampling_share_one_schedule(data, tmp_path, models):
+    """The schedule that the loss used is the one that the model folder carries on to the sampler."""
+    trainer = prepare(recipe(3, steps=1), data, tmp_path / "run", models[2], CPU)
+    trainer.train()
+    saved = load(trainer.run.model).scheduler
+    assert dict(saved.config) == dict(trainer.checkpoint.scheduler.config)
+    assert torch.equal(saved.alphas_cumprod, trainer.checkpoint.scheduler.alphas_cumprod)
+
+
+def test_lineage_names_the_models_before(data, tmp_path, models):
+    """A stage 3 model says which stage 1 and stage 2 it came from."""
+    third = finished(3, data, tmp_path / "third", models[2], steps=1)
+    assert load(third).card.lineage == [fingerprint(models[1]), fingerprint(models[2])]
+
+
+def test_stages_out_of_order_are_refused(data, tmp_path, models):
+    """Each with one clear line, and without a folder left behind."""
+    for stage, init, message in [
+        (2, None, "--init"),
+        (1, models[1], "--init"),
+        (3, models[1], "a model of stage 1, but one of stage 2"),
+        (2, tmp_path / "nowhere", "not an EMO model"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            prepare(recipe(stage), data, tmp_path / "out", init, CPU)
+        assert not (tmp_path / "out").exists()
+
+
+def test_wrong_datasets_are_refused(data, tmp_path, models, encoder, config):
+    """Empty, of another schema version, of another extractor."""
+    empty = str(tmp_path / "empty")
+    Dataset.create(empty, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
+    with pytest.raises(UserError, match="no clips"):
+        prepare(recipe(1), empty, tmp_path / "out", None, CPU)
+    head = Path(data) / "dataset.json"
+    text = head.read_text()
+    head.write_text(text.replace(f'"schema_version": {SCHEMA_VERSION}', '"schema_version": 99'))
+    with pytest.raises(UserError, match="version 99"):
+        prepare(recipe(1), data, tmp_path / "out", None, CPU)
+    head.write_text(text)
+    foreign = str(tmp_path / "foreign")
+    dataset = Dataset.create(foreign, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
+    dataset.write_source("0", "0.mp4", "0", [{**row(0, encoder, config.size), "audio_extractor": "another"}], [])
+    with pytest.raises(UserError, match="extractor another"):
+        prepare(recipe(2), foreign, tmp_path / "out", models[1], CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_clips_without_a_voice_are_for_stage_1_only(tmp_path, encoder, config, models):
+    """A silent clip is used in stage 1; stage 2 has nothing to learn from it and says so."""
+    silent = str(tmp_path / "silent")
+    dataset = Dataset.create(silent, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
+    dataset.write_source("0", "0.mp4", "0", [{**row(0, encoder, config.size), "sound_state": "silent"}], [])
+    assert prepare(recipe(1), silent, tmp_path / "one", None, CPU).reader.rows
+    with pytest.raises(UserError, match="with a voice"):
+        prepare(recipe(2), silent, tmp_path / "two", models[1], CPU)
+
+
+def test_a_diverged_run_stops_and_keeps_its_checkpoint(data, tmp_path, monkeypatch):
+    """A loss that is not a number ends the run; the last good state stays."""
+    trainer: Trainer = prepare(recipe(1), data, tmp_path / "run", None, CPU)
+    losses = iter([1.0, 1.0, 1.0, float("nan")])
+    monkeypatch.setattr("emo_core.training.loop.accumulate", lambda *_: next(losses))
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: None)
+    with pytest.raises(DivergedError, match="step 4"):
+        trainer.train()
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
+    assert not trainer.run.finished()
+
+
+def test_a_folder_of_another_run_is_left_alone(data, tmp_path):
+    """Other settings in the same folder are an error that changes nothing."""
+    prepare(recipe(1), data, tmp_path / "run", None, CPU)
+    before = (tmp_path / "run" / "run.json").read_text()
+    with pytest.raises(UserError, match="another run"):
+        prepare(recipe(1, seed=7), data, tmp_path / "run", None, CPU)
+    assert (tmp_path / "run" / "run.json").read_text() == before
