@@ -1,1 +1,4 @@
-"""MODEL -> CHECKPOINT -> VIDEO: the EMO model, its training and its inference. May import emo_data, never emo_data.ingest."""
+"""MODEL -> CHECKPOINT -> VIDEO: the EMO model, its training and its inference.
+
+May import emo_data, never emo_data.ingest.
+"""

@@ -1,25 +1,24 @@
 """What a model folder contains: the only way from training to inference.
 
 The diffusers convention (model_index.json, one folder per part, safetensors), and emo.json beside it with what only
-EMO knows: version, stage, sizes, speed buckets, and the fingerprints of the models it came from. Loading is all or nothing.
+EMO knows: version, stage, sizes, speed buckets, and the fingerprints of the models it came from. Loading is all or
+nothing.
 """
 
 import hashlib
 import json
-import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import diffusers
-from diffusers import AutoencoderKL, DDIMScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import nn
 
 from emo_core.model.audio import AudioProjection
 from emo_core.model.backbone import Backbone
-from emo_core.model.codec import LinearCodec
+from emo_core.model.codec import Codec, LinearCodec
 from emo_core.model.config import ModelConfig
 from emo_core.model.emo import EMO
 from emo_core.model.face_locator import FaceLocator
@@ -64,7 +63,7 @@ class Checkpoint:
 
     card: Card
     model: EMO
-    codec: nn.Module
+    codec: Codec
     scheduler: DDIMScheduler
     audio_encoder: AudioEncoder | None
 
@@ -148,7 +147,7 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load_part(kind: type, folder: Path) -> nn.Module:
+def _load_part(kind: type[ModelMixin], folder: Path) -> ModelMixin:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: this part of the model is missing; copy the whole model folder again")
     try:

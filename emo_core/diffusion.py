@@ -1,30 +1,35 @@
-"""The noise schedule that training and sampling share: one scheduler object, saved with the model.
+"""The noise schedule that training and sampling share: one scheduler object, saved with the model (EMO 3.1).
 
-Legend: B clips, F frames, C H W latent.
+Legend: B samples; alpha_bar, and with it the signal-to-noise ratio SNR = alpha_bar / (1 - alpha_bar), is the schedule's.
 """
+
+from typing import Literal
 
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+"""What the Backbone predicts: the noise (SD 1.5), the velocity, or the clean latents."""
 
-def noise_schedule(prediction: str) -> DDIMScheduler:
-    """The schedule of Stable Diffusion 1.5 for a model that predicts "epsilon" or "v_prediction".
 
-    Not in the paper: for v-prediction the betas are rescaled to zero terminal SNR and sampling starts at the last
-    step, so that sampling starts from what training ended with: pure noise.
+def noise_schedule(prediction: Prediction) -> DDIMScheduler:
+    """The betas of Stable Diffusion 1.5, and its timesteps where the noise is predicted.
+
+    Not in the paper: for other predictions the betas are rescaled to zero terminal SNR and sampling starts at the last
+    timestep, so that sampling starts from what training ended with: pure noise.
     """
-    velocity = prediction == "v_prediction"
+    if prediction == "epsilon":
+        special = {"set_alpha_to_one": False, "steps_offset": 1, "timestep_spacing": "leading"}
+    else:
+        special = {"set_alpha_to_one": True, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
         beta_start=0.00085,
         beta_end=0.012,
         clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=0 if velocity else 1,
         prediction_type=prediction,
-        rescale_betas_zero_snr=velocity,
-        timestep_spacing="trailing" if velocity else "leading",
+        **special,
     )
 
 
@@ -37,13 +42,22 @@ def diffusion_target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, t
     """What the model must predict for latents and noise (B, ...) at timestep (B,)."""
     if scheduler.config.prediction_type == "epsilon":
         return noise
+    if scheduler.config.prediction_type == "sample":
+        return latents
     return scheduler.get_velocity(latents, noise, timestep)
 
 
-def signal_to_noise(scheduler: DDIMScheduler, timestep: Tensor) -> Tensor:
-    """SNR (B,) = alpha_bar / (1 - alpha_bar) at timestep (B,)."""
+def loss_weight(scheduler: DDIMScheduler, timestep: Tensor, min_snr: float) -> Tensor:
+    """Weight (B,) of each sample's error, so that an error of the clean latents counts min(SNR + 1, min_snr).
+
+    Not in the paper. It is min-SNR weighting for the velocity's loss, where SNR + 1 stands for SNR: the weight at zero
+    SNR, where every video starts, is then 1 and not 0.
+    """
     alpha = scheduler.alphas_cumprod.to(timestep.device)[timestep]
-    return alpha / (1 - alpha)
+    snr = alpha / (1 - alpha)
+    weight = (snr + 1).clamp(max=min_snr)
+    # An error e of the clean latents is an error e * sqrt(SNR) of the noise and e * sqrt(SNR + 1) of the velocity.
+    return weight / {"sample": 1, "epsilon": snr, "v_prediction": snr + 1}[scheduler.config.prediction_type]
 
 
 def diffusion_loss(
@@ -51,12 +65,7 @@ def diffusion_loss(
 ) -> Tensor:
     """Mean over the batch of each sample's own mean squared error, weighted by its own timestep.
 
-    prediction, target: (B, ...). min_snr: the gamma of min-SNR weighting, or None for equal weights (Not in the paper).
+    prediction, target: (B, ...). min_snr: see `loss_weight`; None for equal weights, as in the paper.
     """
     each = (prediction - target).square().flatten(1).mean(1)  # one number per sample, before any weight
-    if min_snr is None:
-        return each.mean()
-    snr = signal_to_noise(scheduler, timestep)
-    weight = snr.clamp(max=min_snr)
-    weight = weight / (snr + 1) if scheduler.config.prediction_type == "v_prediction" else weight / snr
-    return (each * weight).mean()
+    return each.mean() if min_snr is None else (each * loss_weight(scheduler, timestep, min_snr)).mean()

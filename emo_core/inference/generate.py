@@ -1,7 +1,7 @@
 """One portrait and one sound file become one video file: the whole of inference, from files to files."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,15 +26,17 @@ class Request:
     out: Path
     speed: str = "calm"
     region: str = "auto"
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     preview: Path | None = None
 
 
-def generate(model: Path, request: Request, device: torch.device, on_clip: Callable[[int, int], None] | None = None) -> int:
+def generate(
+    model: Path, request: Request, device: torch.device, on_clip: Callable[[int, int], None] | None = None
+) -> int:
     """Write `request.out`; return its number of frames, round(seconds of sound * 25).
 
-    Raises UserError for whatever is wrong with the model, the portrait, the sound, the region or the speed; then nothing
-    is written.
+    Raises UserError for whatever is wrong with the model, the portrait, the sound, the region or the speed; then
+    nothing is written.
     """
     if request.out.suffix.lower() != ".mp4":
         raise UserError(f"--out {request.out}: must end in .mp4")

@@ -90,9 +90,13 @@ class EMOPipeline(DiffusionPipeline):
     @classmethod
     def of(cls, checkpoint: Checkpoint) -> Self:
         """The pipeline around a model that is already in memory."""
-        encoder = checkpoint.audio_encoder
+        model, encoder = checkpoint.model, checkpoint.audio_encoder
         pipeline = cls(
-            **checkpoint.model.parts(),
+            backbone=model.backbone,
+            reference_net=model.reference_net,
+            face_locator=model.face_locator,
+            audio_projection=model.audio_projection,
+            speed_encoder=model.speed_encoder,
             vae=checkpoint.codec,
             scheduler=checkpoint.scheduler,
             audio_encoder=None if encoder is None else encoder.model,
@@ -112,7 +116,9 @@ class EMOPipeline(DiffusionPipeline):
         """Write the model folder, all or nothing."""
         save(self.checkpoint, Path(folder))
 
-    def __call__(self, portrait: Portrait, drive: Drive, sampling: Sampling, on_clip: OnClip | None = None) -> np.ndarray:
+    def __call__(
+        self, portrait: Portrait, drive: Drive, sampling: Sampling, on_clip: OnClip | None = None
+    ) -> np.ndarray:
         """The whole video, uint8 (F, pixels, pixels, 3). `stream` gives the same in constant memory."""
         return np.concatenate(list(self.stream(portrait, drive, sampling, on_clip)))
 
@@ -164,9 +170,7 @@ class EMOPipeline(DiffusionPipeline):
         scheduler = DDIMScheduler.from_config(self.scheduler.config)  # a copy: `set_timesteps` writes into it
         scheduler.set_timesteps(sampling.steps, device=latents.device)
         for timestep in scheduler.timesteps:
-            prediction = self.backbone(
-                latents.expand(branches, -1, -1, -1, -1), timestep.expand(branches), conditions
-            )
+            prediction = self.backbone(latents.expand(branches, -1, -1, -1, -1), timestep.expand(branches), conditions)
             if branches == 2:
                 told, untold = prediction.chunk(2)
                 prediction = untold + sampling.guidance * (told - untold)

@@ -4,9 +4,8 @@ Parameter names are those of Stable Diffusion 1.5 in diffusers (`attn1`, `attn2`
 load without a rename table; `attn_audio` and `norm_audio` are the names that EMO adds.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
-import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
@@ -31,9 +30,7 @@ def split_heads(attention: Attention, states: Tensor) -> Tensor:
 
 def project(attention: Attention, states: Tensor) -> KeyValue:
     """Keys and values that `attention` reads from states (B, T, D)."""
-    return KeyValue(
-        split_heads(attention, attention.to_k(states)), split_heads(attention, attention.to_v(states))
-    )
+    return KeyValue(split_heads(attention, attention.to_k(states)), split_heads(attention, attention.to_v(states)))
 
 
 def attend(attention: Attention, states: Tensor, source: KeyValue) -> Tensor:
@@ -82,11 +79,13 @@ class SpatialBlock(nn.Module):
         """states: (B * F, T, D). reference: of B clips, audio: of B * F frames."""
         states = self.look_at_itself(states)
         if self.attn2 is not None:
-            # Every frame of a clip sees the same reference, so the frames are queries side by side: nothing is repeated.
+            # All frames of a clip see the same reference: they are queries side by side, and nothing is repeated.
+            assert reference is not None, "reference-attention needs a reference"
             batch = reference.key.shape[0]
             query = self.norm2(states).reshape(batch, -1, states.shape[-1])
             states = states + attend(self.attn2, query, reference).reshape(states.shape)
-        if self.attn_audio is not None:
+        if self.attn_audio is not None and self.norm_audio is not None:
+            assert audio is not None, "audio-attention needs audio"
             states = states + attend(self.attn_audio, self.norm_audio(states), audio)
         return states + self.ff(self.norm3(states))
 
@@ -108,7 +107,7 @@ class SpatialTransformer(nn.Module):
     @property
     def block(self) -> SpatialBlock:
         """The only transformer block (SD 1.5 has one per place; the list is there for its parameter names)."""
-        return self.transformer_blocks[0]
+        return cast(SpatialBlock, self.transformer_blocks[0])
 
     def to_tokens(self, maps: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, H * W, C), ready for the block."""

@@ -1,11 +1,14 @@
 """A linear latent codec, fitted to the data: what stands in for Stable Diffusion's VAE where there are no weights."""
 
+from typing import TypeAlias
+
 import torch
+from diffusers import AutoencoderKL
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 WHITENING = 0.5
@@ -30,8 +33,8 @@ class PointDistribution:
 class LinearCodec(ModelMixin, ConfigMixin):
     """Principal components of patches, with AutoencoderKL's interface: encode(x).latent_dist, decode(z).sample.
 
-    Not in the paper: it exists so that the whole road can be walked offline. Components are partly whitened: the first, a
-    patch's brightness, varies 30 times as much as the last, and diffusion that is told of both in one unit of noise
+    Not in the paper: it exists so that the whole road can be walked offline. Components are partly whitened: the first,
+    a patch's brightness, varies 30 times as much as the last, and diffusion that is told of both in one unit of noise
     would spend itself on the background's brightness and leave the mouth to its last steps.
     """
 
@@ -72,11 +75,14 @@ class LinearCodec(ModelMixin, ConfigMixin):
         return DecoderOutput(sample=pixel_shuffle(patches.movedim(-1, 1), self.config.patch))
 
 
-def encode_pictures(codec: nn.Module, pictures: Tensor) -> Tensor:
+Codec: TypeAlias = LinearCodec | AutoencoderKL
+
+
+def encode_pictures(codec: Codec, pictures: Tensor) -> Tensor:
     """pictures (B, 3, H, W) in -1..1 -> latents (B, C, H, W) at the scale that diffusion works in, for any codec."""
     return codec.encode(pictures).latent_dist.mode() * codec.config.scaling_factor
 
 
-def decode_latents(codec: nn.Module, latents: Tensor) -> Tensor:
+def decode_latents(codec: Codec, latents: Tensor) -> Tensor:
     """The inverse of `encode_pictures`, clipped to -1..1."""
     return codec.decode(latents / codec.config.scaling_factor).sample.clamp(-1, 1)

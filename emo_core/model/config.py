@@ -30,7 +30,9 @@ class ModelConfig(BaseModel):
     locator_channels: tuple[int, ...]
     speed_buckets: int = Field(default=9, description="d, EMO 3.2.5")
     speed_width: int = Field(description="l, width of the speed embedding")
-    prediction: Literal["epsilon", "v_prediction"]
+    prediction: Literal["epsilon", "v_prediction", "sample"] = Field(
+        description="what the Backbone predicts: the noise, the velocity, or the clean latents"
+    )
 
 
 def sd15() -> ModelConfig:
@@ -55,7 +57,10 @@ def sd15() -> ModelConfig:
 
 
 def tiny(audio_layers: int = 2, audio_width: int = 64) -> ModelConfig:
-    """The same model for a laptop's CPU: 128 x 128 pixels, random weights, a linear latent codec.
+    """The same model for a laptop's CPU: few pixels, random weights, a linear latent codec.
+
+    It predicts the clean latents (Not in the paper): a network with fewer channels than a patch has cannot carry the
+    noise of all its latent channels from input to output, which the other predictions ask of it.
 
     audio_layers, audio_width: what the dataset's audio encoder gives.
     """
@@ -76,5 +81,5 @@ def tiny(audio_layers: int = 2, audio_width: int = 64) -> ModelConfig:
         temporal_heads=4,
         locator_channels=(8, 8, 16, 16),
         speed_width=32,
-        prediction="v_prediction",
+        prediction="sample",
     )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from emo_core.model.attention import KeyValue
@@ -35,9 +36,9 @@ class EMO(nn.Module):
         self.audio_projection = audio_projection
         self.speed_encoder = speed_encoder
 
-    def parts(self) -> dict[str, nn.Module]:
+    def parts(self) -> dict[str, ModelMixin]:
         """The parts that exist, by the name of their folder in a checkpoint."""
-        return dict(self.named_children())
+        return {name: part for name, part in self.named_children() if isinstance(part, ModelMixin)}
 
     def conditions(
         self,

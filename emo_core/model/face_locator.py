@@ -1,5 +1,7 @@
 """Face Locator: the region in which the face may move (EMO 3.2.5)."""
 
+from itertools import pairwise
+
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
@@ -18,12 +20,11 @@ class FaceLocator(ModelMixin, ConfigMixin):
         super().__init__()
         self.conv_in = nn.Conv2d(1, channels[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            nn.Conv2d(entering, leaving, 3, padding=1, stride=2)
-            for entering, leaving in zip(channels[:-1], channels[1:], strict=True)
+            nn.Conv2d(entering, leaving, 3, padding=1, stride=2) for entering, leaving in pairwise(channels)
         )
         self.conv_out = nn.Conv2d(channels[-1], latent_channels, 3, padding=1)
-        nn.init.zeros_(self.conv_out.weight)
-        nn.init.zeros_(self.conv_out.bias)
+        for parameter in self.conv_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, mask: Tensor) -> Tensor:
         """mask: (B, 1, pixels, pixels), 1 where the face may be. Returns (B, C, H, W) in latent resolution."""

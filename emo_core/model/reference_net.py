@@ -7,6 +7,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from emo_core.model.attention import SpatialTransformer
+from emo_core.model.temporal import TemporalModule
 from emo_core.model.unet import UNet
 
 
@@ -43,9 +44,7 @@ class ReferenceNet(UNet):
             attention=attention,
             layers_per_block=layers_per_block,
             norm_groups=norm_groups,
-            spatial=lambda width: SpatialTransformer(
-                width, heads, norm_groups, with_reference=False, audio_width=None
-            ),
+            spatial=lambda width: SpatialTransformer(width, heads, norm_groups, with_reference=False, audio_width=None),
             temporal=None,
         )
 
@@ -60,7 +59,7 @@ class ReferenceNet(UNet):
             tokens = tokens + layer.block.ff(layer.block.norm3(tokens))
             return states + layer.proj_out(tokens.transpose(1, 2).reshape(states.shape))
 
-        def record_maps(name: str, _: None, states: Tensor) -> Tensor:
+        def record_maps(name: str, _: TemporalModule | None, states: Tensor) -> Tensor:
             maps[name] = states
             return states
 

@@ -12,8 +12,8 @@ TOP_SPEED = 2.0
 def fit_buckets(speeds: Tensor, buckets: int) -> tuple[list[float], list[float]]:
     """Centres and radii of the buckets for a training set's speeds (any shape, degrees per frame, NaN ignored).
 
-    Not in the paper: centres lie half-way between an even grid over 0 - 2 and the quantiles of the data; a radius is the
-    larger distance to a neighbour, so between any two centres both codes still change and the code is injective.
+    Not in the paper: centres lie half-way between an even grid over 0 - 2 and the quantiles of the data; a radius is
+    the larger distance to a neighbour, so between any two centres both codes still change and the code is injective.
     """
     grid = torch.linspace(0, TOP_SPEED, buckets, dtype=torch.float64)
     known = speeds[~speeds.isnan()].double().clamp(0, TOP_SPEED)
@@ -32,9 +32,7 @@ class SpeedEncoder(ModelMixin, ConfigMixin):
         super().__init__()
         self.register_buffer("centre", torch.tensor(centres), persistent=False)
         self.register_buffer("radius", torch.tensor(radii), persistent=False)
-        self.mlp = nn.Sequential(
-            nn.Linear((2 * margin + 1) * len(centres), width), nn.SiLU(), nn.Linear(width, width)
-        )
+        self.mlp = nn.Sequential(nn.Linear((2 * margin + 1) * len(centres), width), nn.SiLU(), nn.Linear(width, width))
 
     def code(self, speeds: Tensor) -> Tensor:
         """Speeds in degrees per frame, any shape -> codes with one more axis of d buckets."""

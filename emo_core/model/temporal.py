@@ -3,6 +3,8 @@
 Parameter names are those of diffusers' MotionAdapter; `attn_speed` and `norm_speed` are the names that EMO adds.
 """
 
+from typing import cast
+
 import torch
 from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
@@ -38,8 +40,9 @@ class TemporalBlock(nn.Module):
         for norm, attention in ((self.norm1, self.attn1), (self.norm2, self.attn2)):
             normed = self.pos_embed(norm(states))
             states = states + attend(attention, normed, project(attention, normed))
-        if self.attn_speed is not None:
-            # The paper repeats the speed tokens to (B * H * W, F, l); all pixels of a clip as one row of queries are the same.
+        if self.attn_speed is not None and self.norm_speed is not None:
+            assert speed is not None, "speed-attention needs speeds"
+            # The paper repeats the tokens to (B * H * W, F, l); all pixels as one row of queries are the same.
             query = self.norm_speed(states).reshape(speed.key.shape[0], -1, states.shape[-1])
             states = states + attend(self.attn_speed, query, speed).reshape(states.shape)
         return states + self.ff(self.norm3(states))
@@ -63,7 +66,7 @@ class TemporalModule(nn.Module):
     @property
     def block(self) -> TemporalBlock:
         """The only transformer block (AnimateDiff has one per place)."""
-        return self.transformer_blocks[0]
+        return cast(TemporalBlock, self.transformer_blocks[0])
 
     def forward(self, maps: Tensor, motion: Tensor, speed: KeyValue | None = None) -> Tensor:
         """maps: (B * F, C, H, W), returned in the same shape.

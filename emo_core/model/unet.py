@@ -1,7 +1,8 @@
-"""The UNet of Stable Diffusion 1.5 without text: the structure that Backbone and ReferenceNet share (EMO 3.2.1, 3.2.3)."""
+"""Stable Diffusion 1.5's UNet without text: what Backbone and ReferenceNet have in common (EMO 3.2.1, 3.2.3)."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -99,15 +100,16 @@ class UNet(ModelMixin, ConfigMixin):
         def layer(path: str, index: int, block: Rung | Middle, maps: Tensor) -> Tensor:
             maps = block.resnets[index](maps, time)
             if block.attentions is not None:
-                maps = at_spatial(f"{path}.attentions.{index}", block.attentions[index], maps)
-            temporal = None if block.motion_modules is None else block.motion_modules[index]
+                spatial = cast(SpatialTransformer, block.attentions[index])
+                maps = at_spatial(f"{path}.attentions.{index}", spatial, maps)
+            temporal = None if block.motion_modules is None else cast(TemporalModule, block.motion_modules[index])
             return at_temporal(f"{path}.motion_modules.{index}", temporal, maps)
 
         if self.gradient_checkpointing and torch.is_grad_enabled():
             layer = partial(checkpoint, layer, use_reentrant=False)
 
         skips = [maps]
-        for level, rung in enumerate(self.down_blocks):
+        for level, rung in enumerate(cast(list[Rung], self.down_blocks)):
             for index in range(len(rung.resnets)):
                 maps = layer(f"down_blocks.{level}", index, rung, maps)
                 skips.append(maps)
@@ -116,7 +118,7 @@ class UNet(ModelMixin, ConfigMixin):
                 skips.append(maps)
         maps = layer("mid_block", 0, self.mid_block, maps)
         maps = self.mid_block.resnets[1](maps, time)
-        for level, rung in enumerate(self.up_blocks):
+        for level, rung in enumerate(cast(list[Rung], self.up_blocks)):
             for index in range(len(rung.resnets)):
                 maps = layer(f"up_blocks.{level}", index, rung, torch.cat([maps, skips.pop()], dim=1))
             if rung.upsamplers is not None:

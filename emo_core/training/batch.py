@@ -1,6 +1,10 @@
-"""From clips to the tensors of one step. Everything random comes from (seed, step): a step never depends on the last."""
+"""From clips to the tensors of one step.
 
-from dataclasses import dataclass
+Everything random comes from (seed, stage, step): no step depends on the one before.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -40,11 +44,14 @@ class Batch:
 
     def part(self, start: int, end: int) -> "Batch":
         """Samples start to end, for accumulation."""
-        return Batch(**{key: None if value is None else value[start:end] for key, value in vars(self).items()})
+        return self._each(lambda value: value[start:end])
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        return Batch(**{key: None if value is None else value.to(device) for key, value in vars(self).items()})
+        return self._each(lambda value: value.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, **{key: change(value) for key, value in vars(self).items() if value is not None})
 
 
 def draw_batch(recipe: Recipe, config: ModelConfig, clips: list[Clip], cache: LatentCache, step: int) -> Batch:
@@ -69,7 +76,7 @@ def draw_batch(recipe: Recipe, config: ModelConfig, clips: list[Clip], cache: La
     audio = speed = None
     if recipe.stage >= 2:
         keep_audio = torch.from_numpy(dropped >= recipe.drop_all + recipe.drop_audio).float()
-        audio = torch.from_numpy(np.stack([sample.audio for sample in samples])).float()
+        audio = torch.from_numpy(np.stack([sample.audio for sample in samples if sample.audio is not None])).float()
         audio = audio * keep_audio.view(-1, 1, 1, 1, 1)
     if recipe.stage >= 3:
         speed = torch.from_numpy(np.stack([sample.speed for sample in samples]))

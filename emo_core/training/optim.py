@@ -45,9 +45,9 @@ def save_optimizer(optimizer: torch.optim.AdamW, trained: dict[str, nn.Parameter
 def load_optimizer(optimizer: torch.optim.AdamW, trained: dict[str, nn.Parameter], path: Path) -> None:
     """Read what `save_optimizer` wrote. A parameter that has not had a gradient yet has no state."""
     saved: dict[str, dict[str, Tensor]] = {}
-    for name, value in load_file(path).items():
-        parameter, key = name.rsplit("/", 1)
-        saved.setdefault(parameter, {})[key] = value
+    for path_in_file, value in load_file(path).items():
+        name, key = path_in_file.rsplit("/", 1)
+        saved.setdefault(name, {})[key] = value
     for name, state in saved.items():
         parameter = trained[name]
         optimizer.state[parameter] = {

@@ -27,22 +27,26 @@ CODEC_PICTURES = 400
 def prepare(recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device) -> Trainer:
     """A trainer, ready to start or to go on.
 
-    init: the finished model of the stage before, RUN/model; None in stage 1. Raises UserError where data, init and stage
-    do not fit together; then nothing is written.
+    init: the finished model of the stage before, RUN/model; None in stage 1. Raises UserError where data, init and
+    stage do not fit together; then nothing is written.
     """
     if (init is None) != (recipe.stage == 1):
         raise UserError(
             f"--stage {recipe.stage}: "
-            + ("starts from nothing, leave --init out" if init else f"give the model of stage {recipe.stage - 1} as --init")
+            + (
+                "starts from nothing, leave --init out"
+                if init
+                else f"give the model of stage {recipe.stage - 1} as --init"
+            )
         )
-    before = None if init is None else load(init, stage=recipe.stage - 1)
     reader = ClipReader(data, Split.TRAIN, listening=recipe.stage > 1)
     _check_length(reader, recipe)
-    checkpoint = _first_stage(reader, recipe) if before is None else _next_stage(before, init, reader, recipe)
-    if reader.size != checkpoint.card.config.size:
+    checkpoint = _first_stage(reader, recipe) if init is None else _next_stage(init, reader, recipe)
+    size = checkpoint.card.config.size
+    if reader.size != size:
         raise UserError(
-            f"dataset {data}: its pictures have {reader.size} pixels per side, the model {checkpoint.card.config.size}; "
-            f"ingest again with --size {checkpoint.card.config.size}"
+            f"dataset {data}: its pictures have {reader.size} pixels per side, the model takes {size}; "
+            f"ingest again with --size {size}"
         )
     run = RunFolder(
         out,
@@ -84,7 +88,8 @@ def _first_stage(reader: ClipReader, recipe: Recipe) -> Checkpoint:
     return Checkpoint(card, model, codec, noise_schedule(config.prediction), audio_encoder=None)
 
 
-def _next_stage(before: Checkpoint, init: Path, reader: ClipReader, recipe: Recipe) -> Checkpoint:
+def _next_stage(init: Path, reader: ClipReader, recipe: Recipe) -> Checkpoint:
+    before = load(init, stage=recipe.stage - 1)
     config = before.card.config
     extractor = reader.extractor
     if (len(extractor.layers), extractor.width) != (config.audio_layers, config.audio_width):
@@ -95,8 +100,8 @@ def _next_stage(before: Checkpoint, init: Path, reader: ClipReader, recipe: Reci
     encoder = before.audio_encoder or AudioEncoder.load(reader.dataset.config["audio_model"], list(extractor.layers))
     if encoder.fingerprint != extractor.fingerprint:
         raise UserError(
-            f"dataset {reader.url}: its audio features were made by extractor {extractor.fingerprint}, this model listens "
-            f"with {encoder.fingerprint}; ingest again with the model's own audio_encoder folder as --audio-model"
+            f"dataset {reader.url}: its audio features were made by extractor {extractor.fingerprint}, this model "
+            f"listens with {encoder.fingerprint}; ingest again with the model's audio_encoder folder as --audio-model"
         )
     buckets = None
     if recipe.stage == 3:

@@ -22,7 +22,9 @@ CLIPS = 4
 """Length of a preview, in clips of f frames."""
 
 
-def write_preview(folder: Path, checkpoint: Checkpoint, clip: Clip, cache: LatentCache, reader: ClipReader, step: int) -> Path:
+def write_preview(
+    folder: Path, checkpoint: Checkpoint, clip: Clip, cache: LatentCache, reader: ClipReader, step: int
+) -> Path:
     """The clip's own voice, speed and region with its first frame as the portrait; what was filmed is on the left.
 
     Stage 1 knows no time: its preview is a picture of frames that are drawn one by one.

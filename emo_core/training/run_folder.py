@@ -47,7 +47,9 @@ class RunFolder:
         path = self.folder / "run.json"
         if path.exists():
             if json.loads(path.read_text()) != self.card.model_dump(mode="json"):
-                raise UserError(f"{self.folder}: holds another run (see its run.json); choose another --out or remove it")
+                raise UserError(
+                    f"{self.folder}: holds another run (see its run.json); choose another --out or remove it"
+                )
             return
         if self.folder.exists() and any(self.folder.iterdir()):
             raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
@@ -66,7 +68,7 @@ class RunFolder:
         return self._at(step) / OPTIMIZER
 
     def resume(self, model: EMO) -> int:
-        """Put the newest checkpoint into the model; return its step, 0 if there is none. Later metrics are forgotten."""
+        """Put the newest checkpoint into the model and return its step, or 0. Metrics of later steps are forgotten."""
         steps = sorted(int(path.name) for path in (self.folder / "checkpoints").iterdir() if path.name.isdigit())
         step = steps[-1] if steps else 0
         if step:

@@ -15,9 +15,7 @@ TRAINED = {
 def trained_parameters(model: EMO, stage: int) -> dict[str, nn.Parameter]:
     """The parameters that a stage trains, by name. The speed layers are inside the temporal modules."""
     return {
-        name: parameter
-        for name, parameter in model.named_parameters()
-        if any(part in name for part in TRAINED[stage])
+        name: parameter for name, parameter in model.named_parameters() if any(part in name for part in TRAINED[stage])
     }
 
 

@@ -11,7 +11,7 @@ from emo_data.schema import SoundState, Split
 from emo_data.store import Dataset
 from emo_data.video import decode_clip
 
-_NUMBERS = ["clip_id", "identity", "split", "size", "frames", "sound_state", "audio_extractor", "audio_layers", "audio_width"]
+_NUMBERS = ["clip_id", "identity", "split", "frames", "sound_state", "audio_extractor", "audio_layers", "audio_width"]
 
 
 class Extractor(NamedTuple):
@@ -51,9 +51,7 @@ class ClipReader:
     @property
     def extractor(self) -> Extractor:
         """Where the audio features come from; UserError where the clips disagree."""
-        found = {
-            Extractor(row["audio_extractor"], tuple(row["audio_layers"]), row["audio_width"]) for row in self.rows
-        }
+        found = {Extractor(row["audio_extractor"], tuple(row["audio_layers"]), row["audio_width"]) for row in self.rows}
         if len(found) > 1:
             raise UserError(f"dataset {self.url}: its audio features are of {len(found)} extractors; ingest it again")
         return found.pop()

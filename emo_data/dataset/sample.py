@@ -39,7 +39,9 @@ class Sample:
     """float32 (F, 2m + 1) degrees per frame."""
 
 
-def make_sample(clip: Clip, window: Window, *, frames: int, margin: int, size: int, grow: tuple[float, float]) -> Sample:
+def make_sample(
+    clip: Clip, window: Window, *, frames: int, margin: int, size: int, grow: tuple[float, float]
+) -> Sample:
     """The sample of a window. grow: enlargement of the mask, see `region_mask`."""
     speed = np.nan_to_num(clip.speed, nan=float(np.nanmean(clip.speed)) if np.isfinite(clip.speed).any() else 0.0)
     return Sample(

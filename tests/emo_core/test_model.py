@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 
-from emo_core.diffusion import diffusion_loss, timesteps_at
+from emo_core.diffusion import diffusion_loss, diffusion_target, noise_schedule, timesteps_at
 from emo_core.model.backbone import Conditions
 from emo_core.model.config import sd15, tiny
 from emo_core.model.emo import build, grow, masked, stack_motion
@@ -225,15 +225,36 @@ def test_first_clip_has_zero_maps_in_training_and_inference(model, batch, schedu
         assert torch.equal(value, dropped[name])
 
 
-def test_loss_weights_each_sample_by_its_own_timestep(scheduler):
+def test_loss_weights_each_sample_by_its_own_timestep():
     """Against numbers computed by hand for two timesteps."""
+    scheduler = noise_schedule("v_prediction")
     prediction = torch.tensor([[1.0, 1.0], [3.0, 3.0]])
     timestep = torch.tensor([100, 800])
     alpha = scheduler.alphas_cumprod[timestep]
     snr = alpha / (1 - alpha)
-    by_hand = (1.0 * snr[0].clamp(max=5) / (snr[0] + 1) + 9.0 * snr[1].clamp(max=5) / (snr[1] + 1)) / 2
+    assert snr[0] > 5 > snr[1] + 1
+    by_hand = (1.0 * 5 / (snr[0] + 1) + 9.0) / 2
     assert diffusion_loss(scheduler, prediction, torch.zeros(2, 2), timestep, 5.0) == pytest.approx(float(by_hand))
     assert diffusion_loss(scheduler, prediction, torch.zeros(2, 2), timestep, None) == pytest.approx(5.0)
+
+
+def test_predictions_are_weighted_alike():
+    """The same error of the clean latents costs the same, whatever it is that the model predicts."""
+    generator = torch.Generator().manual_seed(0)
+    clean, noise, guess = torch.randn(3, 2, 8, generator=generator)
+    timestep = torch.tensor([300, 900])
+    losses = []
+    for kind in ("sample", "v_prediction", "epsilon"):
+        scheduler = noise_schedule(kind)
+        scheduler.alphas_cumprod = noise_schedule("sample").alphas_cumprod
+        noisy = scheduler.add_noise(clean, noise, timestep)
+        alpha = scheduler.alphas_cumprod[timestep].sqrt()[:, None]
+        sigma = (1 - scheduler.alphas_cumprod[timestep]).sqrt()[:, None]
+        guessed_noise = (noisy - alpha * guess) / sigma
+        said = {"sample": guess, "epsilon": guessed_noise, "v_prediction": alpha * guessed_noise - sigma * guess}[kind]
+        target = diffusion_target(scheduler, clean, noise, timestep)
+        losses.append(float(diffusion_loss(scheduler, said, target, timestep, 5.0)))
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
 
 
 def test_speed_code_tells_all_speeds_apart():

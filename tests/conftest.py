@@ -1,0 +1,16 @@
+"""What tests of several packages share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real clips, portraits and sounds. They may not be handed on, so a checkout can be without them."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("EMO_TEST_DATA", beside))
+    if not (folder / "video").is_dir():
+        pytest.skip(f"no real clips in {folder}; set EMO_TEST_DATA to where they are")
+    return folder
