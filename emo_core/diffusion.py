@@ -1,6 +1,6 @@
 """The noise schedule that training and sampling share: one scheduler object, saved with the model (EMO 3.1).
 
-Legend: B samples; alpha_bar, and with it the signal-to-noise ratio SNR = alpha_bar / (1 - alpha_bar), is the schedule's.
+Legend: B samples. SNR = alpha_bar / (1 - alpha_bar), the signal-to-noise ratio of a timestep.
 """
 
 from typing import Literal

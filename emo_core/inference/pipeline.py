@@ -139,26 +139,30 @@ class EMOPipeline(DiffusionPipeline):
             masked({name: value.expand(branches, -1, -1) for name, value in seen.attention.items()}, keep)
         )
         mask = portrait.mask.to(keep).expand(branches, -1, -1, -1)
-        motion = model.backbone.zero_motion(seen.maps, branches, config.motion_frames)
-        total, frames = len(drive.speed), config.frames
+        total, frames, before = len(drive.speed), config.frames, config.motion_frames
         starts = range(0, total, frames)
+        latents = None
         for clip, start in enumerate(starts):
-            around = [
+            if latents is None:
+                motion = model.backbone.zero_motion(seen.maps, branches, before)
+            else:
+                last = stack_motion(model.reference_net(latents[0, -before:]).maps, 1)
+                motion = {name: value.expand(branches, -1, -1, -1, -1) for name, value in last.items()}
+            audio, speed = (
                 torch.from_numpy(surroundings(values, start, frames, config.audio_margin)).to(keep)[None]
                 for values in (drive.audio, drive.speed)
-            ]
-            audio, speed = (value.expand(branches, *value.shape[1:]) for value in around)
+            )
             conditions = model.conditions(
-                reference=reference, motion=motion, audio=audio * keep.view(-1, 1, 1, 1, 1), speed=speed, mask=mask
+                reference=reference,
+                motion=motion,
+                audio=audio * keep.view(-1, 1, 1, 1, 1),
+                speed=speed.expand(branches, -1, -1),
+                mask=mask,
             )
             latents = self._denoise(conditions, sampling, clip, branches)
             yield _to_pixels(decode_latents(self.vae, latents[0]))[: total - start]
             if on_clip is not None:
                 on_clip(clip + 1, len(starts))
-            last = model.reference_net(latents[0, -config.motion_frames :])
-            motion = {
-                name: value.expand(branches, -1, -1, -1, -1) for name, value in stack_motion(last.maps, 1).items()
-            }
 
     def _denoise(self, conditions: Conditions, sampling: Sampling, clip: int, branches: int) -> Tensor:
         """Latents (1, f, C, H, W) of one clip. Its noise depends on (seed, clip) only, not on the clips before."""

@@ -175,7 +175,7 @@ def test_stage_trains_its_parts_and_nothing_else(data, tmp_path, models, stage):
 
 
 def test_golden_losses_of_the_stages(data, tmp_path, models):
-    """The first losses of every stage. Where a change of model, data or loss is meant, the failure shows the new ones."""
+    """The first losses of every stage; where a change is meant, the failure shows the new ones."""
     found = {}
     for stage in (1, 2, 3):
         finished(stage, data, tmp_path / f"golden{stage}", models[stage - 1], steps=3)

@@ -1,0 +1,203 @@
+"""The chain of clips, and what a model folder must hold."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from emo_core.checkpoint import Card, Checkpoint, load, read_card, save
+from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait, Sampling
+from emo_core.model.codec import LinearCodec, decode_latents, encode_pictures
+from emo_data.errors import UserError
+from emo_data.features.audio import AudioEncoder
+from tests.emo_core.conftest import BUCKETS
+
+
+@pytest.fixture
+def checkpoint(model, config, scheduler) -> Checkpoint:
+    """The smallest model with a codec and the built-in audio encoder."""
+    torch.manual_seed(0)
+    encoder = AudioEncoder.load("tiny")
+    codec = LinearCodec.fit(torch.rand(4, 3, 32, 32) * 2 - 1, config.codec_downscale, config.latent_channels)
+    card = Card(
+        stage=3, config=config, audio_fingerprint=encoder.fingerprint, speed_buckets=BUCKETS, lineage=["one", "two"]
+    )
+    return Checkpoint(card, model, codec, scheduler, encoder)
+
+
+def portrait(config, seed: int = 0) -> Portrait:
+    generator = torch.Generator().manual_seed(seed)
+    picture = torch.rand(3, config.size, config.size, generator=generator) * 2 - 1
+    return Portrait(picture, torch.ones(1, config.size, config.size))
+
+
+def drive(config, frames: int, seed: int = 0) -> Drive:
+    rng = np.random.default_rng(seed)
+    shape = (frames, config.audio_layers, config.audio_width)
+    return Drive(rng.standard_normal(shape, dtype=np.float32), np.full(frames, 0.5, np.float32))
+
+
+@pytest.mark.parametrize("frames", [1, 3, 7])
+def test_as_many_frames_as_asked_for(checkpoint, config, frames):
+    """Never cut to whole clips of three."""
+    video = EMOPipeline.of(checkpoint)(portrait(config), drive(config, frames), Sampling(steps=2))
+    assert video.shape == (frames, config.size, config.size, 3)
+    assert video.dtype == np.uint8
+
+
+def test_same_seed_same_video_and_stream_equals_call(checkpoint, config):
+    """Generation is a function of its arguments, before and after other requests."""
+    pipeline = EMOPipeline.of(checkpoint)
+    request = portrait(config), drive(config, 7), Sampling(steps=2)
+    first = pipeline(*request)
+    other = pipeline(portrait(config, 1), drive(config, 4, seed=1), Sampling(steps=3, seed=1))
+    assert np.array_equal(np.concatenate(list(pipeline.stream(*request))), first)
+    assert not np.array_equal(other, first[:4])
+
+
+def test_two_interleaved_requests_equal_two_separate_ones(checkpoint, config):
+    """Clip by clip in turns: bit for bit what each is alone."""
+    pipeline = EMOPipeline.of(checkpoint)
+    requests = [(portrait(config, seed), drive(config, 6, seed), Sampling(steps=2, seed=seed)) for seed in (0, 1)]
+    alone = [pipeline(*request) for request in requests]
+    turns = list(zip(*(pipeline.stream(*request) for request in requests), strict=True))
+    for index, video in enumerate(alone):
+        assert np.array_equal(np.concatenate([clips[index] for clips in turns]), video)
+
+
+def test_the_clip_before_is_remembered(checkpoint, config):
+    """Changing only the first clip's voice changes the second clip: through the motion frames, in eval mode."""
+    pipeline = EMOPipeline.of(checkpoint)
+    voice = drive(config, 2 * config.frames + config.audio_margin)
+    changed = voice.audio.copy()
+    changed[0] += 5
+    videos = [
+        pipeline(portrait(config), Drive(audio, voice.speed), Sampling(steps=2)) for audio in (voice.audio, changed)
+    ]
+    second = slice(config.frames + config.audio_margin, 2 * config.frames)
+    assert not np.array_equal(videos[0][second], videos[1][second])
+
+
+def test_guidance_of_one_needs_one_branch(checkpoint, config, monkeypatch):
+    """The second branch is computed only where a scale asks for it."""
+    pipeline = EMOPipeline.of(checkpoint)
+    batches = []
+    original = checkpoint.model.backbone.forward
+
+    def counted(latents, timestep, conditions):
+        batches.append(len(latents))
+        return original(latents, timestep, conditions)
+
+    monkeypatch.setattr(checkpoint.model.backbone, "forward", counted)
+    for guidance in (1.0, 2.0):
+        pipeline(portrait(config), drive(config, 3), Sampling(steps=2, guidance=guidance))
+    assert batches == [1, 1, 2, 2]
+
+
+def test_the_reference_is_looked_at_once_per_video(checkpoint, config, monkeypatch):
+    """One pass for the portrait, one for each clip's last frames, however many steps there are."""
+    pictures = []
+    original = checkpoint.model.reference_net.forward
+    monkeypatch.setattr(
+        checkpoint.model.reference_net, "forward", lambda latents: pictures.append(len(latents)) or original(latents)
+    )
+    EMOPipeline.of(checkpoint)(portrait(config), drive(config, 3 * config.frames), Sampling(steps=4))
+    assert pictures == [1, config.motion_frames, config.motion_frames]
+
+
+def test_model_folder_comes_back_as_it_was(checkpoint, config, tmp_path):
+    """Saved and loaded, through our functions and through the pipeline: the same video."""
+    save(checkpoint, tmp_path / "model")
+    request = portrait(config), drive(config, 4), Sampling(steps=2)
+    expected = EMOPipeline.of(checkpoint)(*request)
+    loaded = EMOPipeline.from_pretrained(tmp_path / "model")
+    assert np.array_equal(loaded(*request), expected)
+    loaded.save_pretrained(tmp_path / "again")
+    assert np.array_equal(EMOPipeline.from_pretrained(tmp_path / "again")(*request), expected)
+    assert load(tmp_path / "again").card == checkpoint.card
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    assert {name for name in index if not name.startswith("_")} == {
+        path.name for path in (tmp_path / "model").iterdir() if path.is_dir()
+    }
+
+
+def _drop_key(folder: Path) -> None:
+    path = folder / "backbone" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights.pop("conv_out.bias")
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+def _add_key(folder: Path) -> None:
+    path = folder / "face_locator" / "diffusion_pytorch_model.safetensors"
+    save_file({**load_file(path), "surplus.weight": torch.zeros(1)}, path, metadata={"format": "pt"})
+
+
+def _change_card(field: str, value: object):
+    def change(folder: Path) -> None:
+        card = json.loads((folder / "emo.json").read_text())
+        (folder / "emo.json").write_text(json.dumps({**card, field: value}))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_drop_key, r"backbone.*missing keys: conv_out\.bias"),
+        (_add_key, r"face_locator.*unexpected keys: surplus\.weight"),
+        (lambda folder: shutil.rmtree(folder / "reference_net"), r"reference_net: this part of the model is missing"),
+        (_change_card("version", 2), "model version 2, this program reads version 1"),
+        (_change_card("stage", 9), r"emo\.json: stage"),
+        (_change_card("colour", "blue"), r"emo\.json: colour"),
+        (_change_card("audio_fingerprint", "0000"), "trained with 0000"),
+        (lambda folder: (folder / "emo.json").unlink(), "not an EMO model"),
+        (lambda folder: (folder / "emo.json").write_text("{"), "cannot be read as JSON"),
+    ],
+)
+def test_a_damaged_model_folder_is_refused_whole(checkpoint, tmp_path, damage, message):
+    """Every missing or unexpected key, part, version is named; nothing is loaded by halves."""
+    save(checkpoint, tmp_path / "model")
+    damage(tmp_path / "model")
+    with pytest.raises(UserError, match=message):
+        load(tmp_path / "model")
+
+
+def test_a_model_of_another_stage_is_refused(checkpoint, tmp_path):
+    """Where one stage is needed, no other will do."""
+    save(checkpoint, tmp_path / "model")
+    assert read_card(tmp_path / "model").stage == 3
+    with pytest.raises(UserError, match="stage 3, but one of stage 1 is needed"):
+        load(tmp_path / "model", stage=1)
+
+
+def test_a_failed_save_leaves_the_old_model(checkpoint, tmp_path, monkeypatch):
+    """All or nothing: an error in the middle of writing changes nothing on disk."""
+    save(checkpoint, tmp_path / "model")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+
+    def full(*_args: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.audio_encoder, "save", full)
+    with pytest.raises(OSError, match="no space"):
+        save(checkpoint, tmp_path / "model")
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    load(tmp_path / "model")
+
+
+def test_the_linear_codec_keeps_what_its_components_hold():
+    """Pictures made of as many patterns as there are channels come back whole; unit variance goes into diffusion."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.randn(5, 3 * 16, generator=generator)
+    patches = torch.randn(64, 4, 4, 5, generator=generator) @ patterns * 0.02
+    pictures = torch.nn.functional.pixel_shuffle(patches.movedim(-1, 1), 4)
+    codec = LinearCodec.fit(pictures, patch=4, latent_channels=5)
+    latents = encode_pictures(codec, pictures)
+    assert latents.shape == (64, 5, 4, 4)
+    assert float(latents.var()) == pytest.approx(1, rel=0.01)
+    assert torch.allclose(decode_latents(codec, latents), pictures, atol=1e-4)
