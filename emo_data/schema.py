@@ -63,8 +63,8 @@ CLIP_SCHEMA = pa.schema(
         pa.field("sound", pa.list_(pa.int16()), nullable=False),  # (S,), S = round(F / fps * 16000); zeros where absent
         pa.field("sound_state", pa.string(), nullable=False),  # SoundState
         pa.field("box", pa.list_(_BOX), nullable=False),  # (F, 4)
-        pa.field("rotation", pa.list_(_VECTOR3), nullable=False),  # (F, 3) yaw, pitch, roll in degrees
-        pa.field("translation", pa.list_(_VECTOR3), nullable=False),  # (F, 3) x, y in picture widths; scale last
+        pa.field("rotation", pa.list_(_VECTOR3), nullable=False),  # (F, 3) yaw, pitch, roll, not smoothed
+        pa.field("translation", pa.list_(_VECTOR3), nullable=False),  # (F, 3) nose bridge x, y, face height; 0-1
         pa.field("speed", pa.list_(pa.float32()), nullable=False),  # (F,) degrees per frame, smoothed; [0] = [1]
         pa.field("mouth_opening", pa.list_(pa.float32()), nullable=False),  # (F,) inner lip distance / face height
         pa.field("audio_features", pa.list_(pa.float16()), nullable=False),  # (F * L * D,) row-major; empty if absent

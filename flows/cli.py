@@ -222,6 +222,23 @@ def generate(
     _say({"video": str(out), "frames": frames}, [f"{frames} frames in {out}"], as_json)
 
 
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder, or an earlier demo's: what is done is kept.")],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The whole road, from nothing to a talking portrait: sample, ingest, three stages, generate."""
+    from flows.demo import DemoSettings, demo
+    from flows.progress import clock
+
+    report = demo(out, DemoSettings(seed=seed), choose_device(device))
+    lines = [f"{name:10s}{clock(seconds)}" for name, seconds in report["seconds"].items()]
+    lines += [f"{'in all':10s}{clock(report['seconds_in_all'])}, {report['peak_mib'] / 1024:.1f} GiB of memory at most"]
+    _say(report, [*lines, f"watch {report['video']}"], as_json)
+
+
 def choose_device(name: str) -> "torch.device":
     """auto: the accelerator if there is one. UserError for a device that this machine has not."""
     import torch

@@ -22,10 +22,15 @@ def examine() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": versions(),
         "devices": devices,
         "checks": {what: _try(check) for what, check in _CHECKS.items()},
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Version of each package that a result depends on; None where it is not installed."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(package: str) -> str | None:

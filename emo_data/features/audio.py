@@ -6,8 +6,9 @@ Legend: S samples at 16 kHz, F frames at `fps`, L layers kept, D width of a laye
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -50,19 +51,16 @@ class AudioEncoder:
         """A local folder, a hub id (cached or downloaded), or "tiny": a small random wav2vec2, no download."""
         if str(name_or_folder) == "tiny":
             return cls(_tiny_model(seed=0), layers)
-        bars = hf_logging.is_progress_bar_enabled()
-        hf_logging.disable_progress_bar()
+        if Path(name_or_folder).is_absolute() and not Path(name_or_folder).is_dir():
+            raise UserError(f"audio model {name_or_folder}: there is no such folder; give one, a hub id, or tiny")
         try:
-            model, info = Wav2Vec2Model.from_pretrained(name_or_folder, output_loading_info=True)
+            model, info = _pretrained(name_or_folder)
         except (OSError, ValueError) as error:
             first_line = str(error).strip().split("\n")[0]
             raise UserError(
                 f"audio model {name_or_folder}: {first_line} "
                 "Give a folder with a wav2vec2 (config.json, model.safetensors), a hub id, or tiny."
             ) from error
-        finally:
-            if bars:
-                hf_logging.enable_progress_bar()
         missing = sorted(set(info["missing_keys"]) - {"masked_spec_embed"})  # only used in its own pre-training
         if missing:
             raise UserError(f"audio model {name_or_folder}: {len(missing)} weights are missing, e.g. {missing[0]}")
@@ -71,7 +69,8 @@ class AudioEncoder:
     def save(self, folder: str | Path) -> None:
         """Write config.json and model.safetensors; `load(folder)` gives the same encoder, layers included."""
         self.model.config.emo_layers = self.layers
-        self.model.save_pretrained(folder)
+        with _no_progress_bars():
+            self.model.save_pretrained(folder)
 
     def to(self, device: torch.device | str) -> Self:
         self.model.to(device)
@@ -120,6 +119,27 @@ def _at_times(hidden: np.ndarray, times: np.ndarray, config: Wav2Vec2Config) -> 
     right = np.minimum(left + 1, len(hidden) - 1)
     share = (position - left)[:, None, None].astype(np.float32)
     return ((1 - share) * hidden[left] + share * hidden[right]).astype(np.float16)
+
+
+def _pretrained(name_or_folder: str | Path) -> tuple[Wav2Vec2Model, dict[str, Any]]:
+    """What is on this machine first: asking the hub about a cached model would make it need the network."""
+    with _no_progress_bars():
+        try:
+            return Wav2Vec2Model.from_pretrained(name_or_folder, output_loading_info=True, local_files_only=True)
+        except OSError:
+            return Wav2Vec2Model.from_pretrained(name_or_folder, output_loading_info=True)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """transformers draws bars for files that take milliseconds; ours would be torn apart by them."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
 
 
 def tiny_wav2vec2(seed: int = 0, layers: Layers | None = None) -> AudioEncoder:

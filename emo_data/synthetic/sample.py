@@ -12,7 +12,7 @@ import numpy as np
 from emo_data.errors import UserError
 from emo_data.schema import SAMPLE_RATE
 from emo_data.synthetic.head import Head
-from emo_data.synthetic.look import LOOKS
+from emo_data.synthetic.look import LOOKS, Look
 from emo_data.synthetic.motion import head_motion
 from emo_data.synthetic.voice import FULL_LOUDNESS, synthesise_speech, synthesise_voice
 from emo_data.video import encode_video
@@ -69,18 +69,19 @@ def write_sample(
     clips: int,
     seconds: float,
     seed: int,
+    looks: int = len(LOOKS),
     size: int = 256,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Fill `folder` with clips/, held_out/ and truth.json; it appears whole or not at all.
 
-    truth.json holds, for each mp4, identity, fps, box, rotation and mouth_opening of every frame; sample.json holds the
+    The clips take turns among the first `looks` identities. truth.json holds, for each mp4, identity, fps, box, rotation and mouth_opening of every frame; sample.json holds the
     parameters, and a sample with the same ones is left as it is. on_progress receives clips done and clips in all.
     UserError for impossible parameters, or where `folder` holds anything but an earlier sample.
     """
     folder = Path(folder).resolve()
-    parameters = {"version": VERSION, "clips": clips, "seconds": seconds, "seed": seed, "size": size}
-    _check(folder, clips, seconds, seed, size)
+    parameters = {"version": VERSION, "clips": clips, "seconds": seconds, "seed": seed, "looks": looks, "size": size}
+    _check(folder, clips, seconds, seed, looks, size)
     if _parameters_of(folder) == parameters:
         return
     partial, earlier = (folder.parent / f".{folder.name}.{state}" for state in ("partial", "earlier"))
@@ -88,7 +89,7 @@ def write_sample(
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         _make_folder(partial)
-        _fill(partial, clips, seconds, seed, size, on_progress)
+        _fill(partial, clips, seconds, seed, LOOKS[:looks], size, on_progress)
         (partial / "sample.json").write_text(json.dumps(parameters))
         if folder.exists():
             folder.rename(earlier)
@@ -105,13 +106,15 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"{folder.parent}: no sample can be written here ({error.strerror})") from error
 
 
-def _check(folder: Path, clips: int, seconds: float, seed: int, size: int) -> None:
+def _check(folder: Path, clips: int, seconds: float, seed: int, looks: int, size: int) -> None:
     if clips < 1:
         raise UserError(f"--clips {clips}: at least 1")
     if seconds < 1:
         raise UserError(f"--seconds {seconds}: at least 1")
     if seed < 0:
         raise UserError(f"--seed {seed}: 0 or more")
+    if not 1 <= looks <= len(LOOKS):
+        raise UserError(f"--looks {looks}: 1 to {len(LOOKS)}")
     if size < 64 or size % 2:
         raise UserError(f"size {size}: an even number of pixels, at least 64")
     if folder.exists() and not folder.is_dir():
@@ -131,7 +134,13 @@ def _parameters_of(folder: Path) -> dict[str, object] | None:
 
 
 def _fill(
-    folder: Path, clips: int, seconds: float, seed: int, size: int, on_progress: Callable[[int, int], None] | None
+    folder: Path,
+    clips: int,
+    seconds: float,
+    seed: int,
+    looks: Sequence[Look],
+    size: int,
+    on_progress: Callable[[int, int], None] | None,
 ) -> None:
     held_out = max(2, clips // 10)
     plan = [("clips", _TRAINING, index) for index in range(clips)]
@@ -139,7 +148,7 @@ def _fill(
     heads: dict[str, Head] = {}
     truth: dict[str, dict[str, object]] = {}
     for done, (part, stream, index) in enumerate(plan):
-        look = LOOKS[index % len(LOOKS)]
+        look = looks[index % len(looks)]
         if look.name not in heads:
             heads[look.name] = Head(look, size)
         head = heads[look.name]
@@ -160,7 +169,7 @@ def _fill(
             on_progress(done + 1, len(plan))
     (folder / "truth.json").write_text(json.dumps(truth))
     _write_voice(folder / "held_out" / "voice.wav", synthesise_voice([seed, _VOICE, 0], 20))
-    portrait = heads[LOOKS[0].name].render(np.zeros(3), opening=0.0).picture
+    portrait = heads[looks[0].name].render(np.zeros(3), opening=0.0).picture
     _write_picture(folder / "held_out" / "portrait.png", portrait)
 
 

@@ -85,7 +85,7 @@ def test_loudness_of_unheard_voices_can_be_read(encoder, voices):
     gram = known.T @ known + 0.05 * len(known) * np.eye(known.shape[1])
     weights = np.linalg.solve(gram, known.T @ (wanted - wanted.mean()))
     for heard, loud in zip(inputs[4:], targets[4:], strict=True):
-        assert np.corrcoef((heard - mean) / spread @ weights, loud)[0, 1] > 0.85
+        assert np.corrcoef((heard - mean) / spread @ weights, loud)[0, 1] > 0.92
 
 
 def test_the_same_seed_gives_the_same_encoder_in_another_process(encoder):
@@ -113,7 +113,7 @@ def test_loading_and_encoding_leave_the_random_state_alone(voices):
 
 
 def test_what_cannot_be_had_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for name in (tmp_path, tmp_path / "gone", "nobody/has-this-model"):
         with pytest.raises(UserError, match="tiny") as error:
             AudioEncoder.load(name)

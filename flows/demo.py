@@ -1,0 +1,185 @@
+"""The whole road on this machine, from nothing: sample, ingest, three stages, generate; and a report of it."""
+
+import hashlib
+import json
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from emo_data.errors import UserError
+from flows.doctor import versions
+from flows.progress import Report, progress
+
+if TYPE_CHECKING:
+    import torch
+
+RECORD = "steps.json"
+"""What each step was made from, and what it took; a step is done again when it would be made from something else."""
+
+
+class DemoSettings(BaseModel):
+    """The numbers of the demo: minutes on two cores."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clips: int = 40
+    seconds: float = 8.0
+    seed: int = 0
+    stage_steps: tuple[int, int, int] | None = None
+    """Other than those of the small recipes."""
+    sampling_steps: int = 25
+    guidance: float = 2.0
+    speed: str = "calm"
+
+
+@dataclass
+class _Road:
+    """The steps so far. Each is tied to its settings and to all that came before it."""
+
+    out: Path
+    steps: dict[str, dict[str, Any]]
+    names: list[str]
+    trail: str = ""
+    walked: list[str] = field(default_factory=list)
+
+    def step(
+        self, name: str, settings: BaseModel | dict[str, Any], results: list[str], work: Callable[[Report], object]
+    ) -> None:
+        """Do the work unless its results are there, made from the same settings and the same steps before."""
+        form = settings.model_dump(mode="json") if isinstance(settings, BaseModel) else settings
+        self.trail = hashlib.sha256(json.dumps([self.trail, name, form]).encode()).hexdigest()[:16]
+        self.walked.append(name)
+        label = f"{len(self.walked)}/{len(self.names)} {name}"
+        earlier = self.steps.get(name, {})
+        paths = [self.out / result for result in results]
+        if earlier.get("made_from") != self.trail:
+            for path in paths:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            self._record(name, {"made_from": self.trail})
+        elif "seconds" in earlier and all(path.exists() for path in paths):
+            print(f"{label}: done before", file=sys.stderr)
+            return
+        start = time.monotonic()
+        with progress(label) as report:
+            work(report)
+        seconds = round(time.monotonic() - start, 1)
+        self._record(name, {"made_from": self.trail, "seconds": seconds, "peak_mib": _peak_mib()})
+
+    def _record(self, name: str, entry: dict[str, Any]) -> None:
+        self.steps[name] = entry
+        _write_json(self.out / RECORD, self.steps)
+
+
+def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str, Any]:
+    """Leave sample/, data/, runs/, model/, talking.mp4, talking.png and report.json in `out`; return the report.
+
+    What an earlier call finished with the same settings is reused. UserError where `out` holds anything else.
+    """
+    from emo_core.inference.generate import Request, generate
+    from emo_core.inference.pipeline import Sampling
+    from emo_core.model.config import tiny as tiny_model
+    from emo_core.training.prepare import prepare
+    from emo_core.training.recipes import stage_recipe, tiny
+    from emo_data.ingest.config import IngestConfig
+    from emo_data.ingest.run import ingest
+    from emo_data.synthetic import write_sample
+
+    sample, data, model, video = out / "sample", out / "data", out / "model", out / "talking.mp4"
+    form = IngestConfig(
+        size=tiny_model().size, audio_model="tiny", identity_pattern=r"^(look\d+)_", test_share=0.0
+    )  # nobody is held out here: the voice and the motion of the video come from sample/held_out
+    sampling = Sampling(settings.sampling_steps, settings.guidance, settings.seed)
+    names = ["sample", "ingest", "stage 1", "stage 2", "stage 3", "generate"]
+    road = _Road(out, _earlier_steps(out), names)
+
+    def train_stage(stage: int) -> None:
+        recipe = tiny(stage_recipe(stage)).model_copy(update={"seed": settings.seed})
+        if settings.stage_steps is not None:
+            recipe = recipe.model_copy(update={"steps": settings.stage_steps[stage - 1]})
+        run, init = f"runs/stage{stage}", out / f"runs/stage{stage - 1}/model" if stage > 1 else None
+        road.step(
+            f"stage {stage}",
+            recipe,
+            [run],
+            lambda report: prepare(recipe, str(data), out / run, init, device).train(report),
+        )
+
+    def make_sample(report: Report) -> None:
+        write_sample(sample, clips=settings.clips, seconds=settings.seconds, seed=settings.seed, on_progress=report)
+
+    def make_video(report: Report) -> None:
+        shutil.rmtree(model, ignore_errors=True)
+        shutil.copytree(out / "runs/stage3/model", model)
+        portrait, voice = sample / "held_out/portrait.png", sample / "held_out/voice.wav"
+        request = Request(portrait, voice, video, settings.speed, sampling=sampling, preview=video.with_suffix(".png"))
+        generate(model, request, device, report)
+
+    road.step("sample", settings.model_dump(include={"clips", "seconds", "seed"}), ["sample"], make_sample)
+    road.step(
+        "ingest", form, ["data"], lambda report: ingest([str(sample / "clips")], str(data), form, report) and None
+    )
+    for stage in (1, 2, 3):
+        train_stage(stage)
+    road.step(
+        "generate",
+        settings.model_dump(include={"sampling_steps", "guidance", "speed"}),
+        ["model", "talking.mp4", "talking.png"],
+        make_video,
+    )
+    report = {
+        "video": str(video),
+        "seconds": {name: road.steps[name]["seconds"] for name in names},
+        "seconds_in_all": round(sum(road.steps[name]["seconds"] for name in names), 1),
+        "peak_mib": max(road.steps[name]["peak_mib"] for name in names),
+        "measures": _measure(video, form),
+        "settings": settings.model_dump(mode="json"),
+        "versions": versions(),
+    }
+    _write_json(out / "report.json", report)
+    return report
+
+
+def _measure(video: Path, form: BaseModel) -> dict[str, Any]:
+    """The finished video through the eyes of ingestion, which knows nothing of how it came about."""
+    from emo_data.features.audio import AudioEncoder
+    from emo_data.ingest.config import IngestConfig
+    from emo_data.ingest.worker import content_hash, ingest_source
+
+    eyes = IngestConfig.model_validate(form.model_dump() | {"max_seconds": 3600})
+    rows = list(ingest_source(str(video), content_hash(video), eyes, AudioEncoder.load(eyes.audio_model)))
+    clips = [row for row in rows if "clip_id" in row]
+    return {
+        "frames": sum(row["frames"] for row in clips),
+        "rejected": [row["reason"] for row in rows if "reason" in row],
+        "faces": [round(row["detection_rate"], 4) for row in clips],
+        "mouth_follows_voice": [round(row["mouth_sound_correlation"], 4) for row in clips],
+    }
+
+
+def _earlier_steps(out: Path) -> dict[str, dict[str, Any]]:
+    if (out / RECORD).exists():
+        return dict(json.loads((out / RECORD).read_text()))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out}: holds something other than an earlier demo; name a new or empty folder")
+    out.mkdir(parents=True, exist_ok=True)
+    return {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n")
+    unfinished.replace(path)
+
+
+def _peak_mib() -> int:
+    """Most memory that this process and its largest child held so far."""
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return round(sum(peaks) / unit)
