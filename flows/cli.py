@@ -1,6 +1,7 @@
 """The `emo` command. Heavy imports live inside the commands, so that `emo --help` answers at once."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -288,4 +289,7 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """The console script."""
+    # torch's threads otherwise spin while they wait for each other: with another busy process, a step takes 60 times
+    # as long. It must be said before torch is imported, which only the commands do.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(run(sys.argv[1:]))

@@ -5,6 +5,10 @@ from pathlib import Path
 
 import pytest
 
+# Threads that spin while they wait for each other are many times slower than one on busy cores.
+os.environ["OMP_WAIT_POLICY"] = "passive"
+os.environ["OMP_NUM_THREADS"] = "1"
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:

@@ -32,7 +32,11 @@ class IngestConfig(BaseModel):
     @field_validator("identity_pattern")
     @classmethod
     def _one_group(cls, pattern: str | None) -> str | None:
-        if pattern is not None and re.compile(pattern).groups != 1:
+        try:
+            groups = 1 if pattern is None else re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"is not a regular expression: {error}") from error
+        if groups != 1:
             raise ValueError("needs exactly one group, e.g. ^(look[0-9]+)_")
         return pattern
 
