@@ -51,7 +51,8 @@ def sample(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
     clips: Annotated[int, typer.Option(min=1, help="How many clips to train on.")] = 8,
     seconds: Annotated[float, typer.Option(min=1, help="Length of each clip.")] = 8.0,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed makes other looks, motions and voices.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed makes other motions and voices.")] = 0,
+    looks: Annotated[int, typer.Option(min=1, max=6, help="How many people take turns.")] = 6,
     as_json: Json = False,
 ) -> None:
     """Talking-head clips made in code, with their truth in truth.json."""
@@ -59,7 +60,7 @@ def sample(
     from flows.progress import progress
 
     with progress("sample") as report:
-        write_sample(folder, clips=clips, seconds=seconds, seed=seed, on_progress=report)
+        write_sample(folder, clips=clips, seconds=seconds, seed=seed, looks=looks, on_progress=report)
     _say({"folder": str(folder), "clips": clips, "seconds": seconds}, [f"{clips} clips in {folder}"], as_json)
 
 

@@ -29,12 +29,13 @@ class DemoSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    clips: int = 40
-    seconds: float = 8.0
+    clips: int = 24
+    seconds: float = 5.0
+    looks: int = 2
     seed: int = 0
     stage_steps: tuple[int, int, int] | None = None
     """Other than those of the small recipes."""
-    sampling_steps: int = 25
+    sampling_steps: int = 16
     guidance: float = 2.0
     speed: str = "calm"
 
@@ -112,7 +113,14 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         )
 
     def make_sample(report: Report) -> None:
-        write_sample(sample, clips=settings.clips, seconds=settings.seconds, seed=settings.seed, on_progress=report)
+        write_sample(
+            sample,
+            clips=settings.clips,
+            seconds=settings.seconds,
+            seed=settings.seed,
+            looks=settings.looks,
+            on_progress=report,
+        )
 
     def make_video(report: Report) -> None:
         shutil.rmtree(model, ignore_errors=True)
@@ -121,7 +129,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         request = Request(portrait, voice, video, settings.speed, sampling=sampling, preview=video.with_suffix(".png"))
         generate(model, request, device, report)
 
-    road.step("sample", settings.model_dump(include={"clips", "seconds", "seed"}), ["sample"], make_sample)
+    road.step("sample", settings.model_dump(include={"clips", "seconds", "seed", "looks"}), ["sample"], make_sample)
     road.step(
         "ingest", form, ["data"], lambda report: ingest([str(sample / "clips")], str(data), form, report) and None
     )

@@ -50,9 +50,10 @@ def stage_recipe(stage: int) -> Recipe:
 
 def tiny(recipe: Recipe) -> Recipe:
     """The same stage for `emo_core.model.config.tiny()`: from random weights to a talking face in minutes on a CPU."""
-    steps = {1: 1200, 2: 450, 3: 60}[recipe.stage]
-    rate = {1: 1e-3, 2: 1e-3, 3: 2e-4}[recipe.stage]
-    batch = {1: 16, 2: 4, 3: 4}[recipe.stage]
+    steps = {1: 900, 2: 400, 3: 40}[recipe.stage]
+    rate = {1: 4e-3, 2: 2e-3, 3: 5e-4}[recipe.stage]
+    # Small batches at high rates: six pictures at 4e-3 learn in a step what twelve learn at 1e-3, in half the time.
+    batch = {1: 6, 2: 2, 3: 2}[recipe.stage]
     return recipe.model_copy(
         update={
             "steps": steps,
@@ -60,7 +61,7 @@ def tiny(recipe: Recipe) -> Recipe:
             "micro_batch": batch,
             "learning_rate": rate,
             "one_cycle": True,
-            "checkpoint_every": steps,
+            "checkpoint_every": 200,
             "preview_every": steps,
         }
     )
