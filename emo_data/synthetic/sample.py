@@ -75,9 +75,9 @@ def write_sample(
 ) -> None:
     """Fill `folder` with clips/, held_out/ and truth.json; it appears whole or not at all.
 
-    The clips take turns among the first `looks` identities. truth.json holds, for each mp4, identity, fps, box, rotation
-    and mouth_opening of every frame; sample.json holds the parameters, and a sample with the same ones is left as it is.
-    on_progress receives clips done and clips in all.
+    The clips take turns among the first `looks` identities. truth.json holds, for each mp4, identity, fps, box,
+    rotation and mouth_opening of every frame; sample.json holds the parameters, and a sample with the same ones is left
+    as it is. on_progress receives clips done and clips in all.
     UserError for impossible parameters, or where `folder` holds anything but an earlier sample.
     """
     folder = Path(folder).resolve()
