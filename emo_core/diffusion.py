@@ -5,6 +5,8 @@ Legend: B samples. SNR = alpha_bar / (1 - alpha_bar), the signal-to-noise ratio 
 
 from typing import Literal
 
+import numpy as np
+import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
@@ -31,6 +33,17 @@ def noise_schedule(prediction: Prediction) -> DDIMScheduler:
         prediction_type=prediction,
         **special,
     )
+
+
+def mix_noise(common: np.ndarray, own: np.ndarray, share: float) -> Tensor:
+    """Noise of unit variance for frames: a share of its variance is common to them all, the rest each one's own.
+
+    common, own: float32 standard normal, broadcast against each other.
+
+    Not in the paper. A network that has learnt pictures gives like noise like pictures, so frames that have noise in
+    common hold together from the start, and temporal modules need to learn only what moves.
+    """
+    return torch.from_numpy(np.sqrt(np.float32(share)) * common + np.sqrt(np.float32(1 - share)) * own)
 
 
 def timesteps_at(scheduler: DDIMScheduler, shares: Tensor) -> Tensor:

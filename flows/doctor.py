@@ -61,10 +61,10 @@ def _decode() -> None:
 
 def _find_faces() -> None:
     import numpy as np
-    from mediapipe import solutions
 
-    with solutions.face_mesh.FaceMesh(static_image_mode=True) as mesh:
-        mesh.process(np.zeros((64, 64, 3), np.uint8))
+    from emo_data.features.faces import find_faces
+
+    find_faces(np.zeros((64, 64, 3), np.uint8))
 
 
 def _learn() -> None:

@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
 from emo_core.checkpoint import Checkpoint, load, save
+from emo_core.diffusion import mix_noise
 from emo_core.model.audio import AudioProjection
 from emo_core.model.backbone import Backbone, Conditions
 from emo_core.model.codec import decode_latents, encode_pictures
@@ -165,12 +166,16 @@ class EMOPipeline(DiffusionPipeline):
                 on_clip(clip + 1, len(starts))
 
     def _denoise(self, conditions: Conditions, sampling: Sampling, clip: int, branches: int) -> Tensor:
-        """Latents (1, f, C, H, W) of one clip. Its noise depends on (seed, clip) only, not on the clips before."""
+        """Latents (1, f, C, H, W) of one clip. Its noise depends on (seed, clip) only, not on the clips before.
+
+        What noise the frames of a clip have in common, all clips of the video have in common.
+        """
         config = self.checkpoint.card.config
         side = config.size // config.codec_downscale
-        rng = np.random.default_rng([sampling.seed, clip])
-        noise = rng.standard_normal((1, config.frames, config.latent_channels, side, side), dtype=np.float32)
-        latents = torch.from_numpy(noise).to(conditions.location)
+        shape = (1, config.frames, config.latent_channels, side, side)
+        own = np.random.default_rng([sampling.seed, clip + 1]).standard_normal(shape, dtype=np.float32)
+        common = np.random.default_rng([sampling.seed, 0]).standard_normal((1, 1, *shape[2:]), dtype=np.float32)
+        latents = mix_noise(common, own, config.common_noise).to(conditions.location)
         scheduler = DDIMScheduler.from_config(self.scheduler.config)  # a copy: `set_timesteps` writes into it
         scheduler.set_timesteps(sampling.steps, device=latents.device)
         for timestep in scheduler.timesteps:

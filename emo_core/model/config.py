@@ -33,6 +33,7 @@ class ModelConfig(BaseModel):
     prediction: Literal["epsilon", "v_prediction", "sample"] = Field(
         description="what the Backbone predicts: the noise, the velocity, or the clean latents"
     )
+    common_noise: float = Field(default=0.0, ge=0, lt=1, description="share of the noise that frames have in common")
 
 
 def sd15() -> ModelConfig:
@@ -82,4 +83,5 @@ def tiny(audio_layers: int = 2, audio_width: int = 64) -> ModelConfig:
         locator_channels=(8, 8, 16, 16),
         speed_width=32,
         prediction="sample",
+        common_noise=0.5,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emo_core.diffusion import mix_noise
 from emo_core.model.config import ModelConfig
 from emo_core.training.latents import LatentCache
 from emo_core.training.recipes import Recipe
@@ -96,6 +97,10 @@ def draw_batch(recipe: Recipe, config: ModelConfig, clips: list[Clip], cache: La
         speed=speed,
         keep_reference=keep_reference,
         keep_motion=torch.from_numpy(rng.random(recipe.batch) >= recipe.zero_motion).float(),
-        noise=torch.from_numpy(rng.standard_normal(latents.shape, dtype=np.float32)),
+        noise=mix_noise(
+            rng.standard_normal((len(latents), 1, *latents.shape[2:]), dtype=np.float32),
+            rng.standard_normal(latents.shape, dtype=np.float32),
+            config.common_noise if recipe.stage > 1 else 0.0,
+        ),
         strata=torch.from_numpy(rng.permutation(strata)),
     )
