@@ -24,6 +24,7 @@ class RunCard(BaseModel):
     recipe: Recipe
     config: ModelConfig
     data: str
+    """Where the dataset was; what it holds is told by its fingerprint."""
     data_fingerprint: str
     init: str | None
     """Fingerprint of the model that was continued."""
@@ -46,7 +47,8 @@ class RunFolder:
         """Make the folder, or make sure that it holds an earlier part of this very run."""
         path = self.folder / "run.json"
         if path.exists():
-            if json.loads(path.read_text()) != self.card.model_dump(mode="json"):
+            found, wanted = json.loads(path.read_text()), self.card.model_dump(mode="json")
+            if {**found, "data": ""} != {**wanted, "data": ""}:  # the same clips may have been moved
                 raise UserError(
                     f"{self.folder}: holds another run (see its run.json); choose another --out or remove it"
                 )

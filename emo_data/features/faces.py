@@ -145,7 +145,7 @@ def _near_edge(box: np.ndarray, view: View, picture: np.ndarray) -> bool:
 def _detect(detector: Any, picture: np.ndarray) -> np.ndarray:
     """float32 (N, 4) in pixels."""
     height, width = picture.shape[:2]
-    with _native_noise_off():
+    with native_noise_off():
         detections = detector.process(picture).detections or []
     boxes = [detection.location_data.relative_bounding_box for detection in detections]
     corners = [(box.xmin, box.ymin, box.xmin + box.width, box.ymin + box.height) for box in boxes]
@@ -155,7 +155,7 @@ def _detect(detector: Any, picture: np.ndarray) -> np.ndarray:
 def _mesh_in(mesh: Any, picture: np.ndarray, view: View) -> Face | None:
     """The mesh's best face inside the view, in pixels of the whole picture."""
     x0, y0, x1, y1 = view
-    with _native_noise_off():
+    with native_noise_off():
         faces = mesh.process(np.ascontiguousarray(picture[y0:y1, x0:x1])).multi_face_landmarks
     if not faces:
         return None
@@ -166,14 +166,14 @@ def _mesh_in(mesh: Any, picture: np.ndarray, view: View) -> Face | None:
 
 
 def _detector(full_range: bool) -> Any:
-    with _native_noise_off():
+    with native_noise_off():
         from mediapipe.python.solutions.face_detection import FaceDetection
 
         return _opened(FaceDetection(model_selection=int(full_range), min_detection_confidence=CONFIDENCE))
 
 
 def _mesh(still: bool) -> Any:
-    with _native_noise_off():
+    with native_noise_off():
         from mediapipe.python.solutions.face_mesh import FaceMesh
 
         mesh = FaceMesh(
@@ -187,7 +187,7 @@ def _mesh(still: bool) -> Any:
 
 
 def _reset(solution: Any) -> None:
-    with _native_noise_off():
+    with native_noise_off():
         solution.reset()
         _opened(solution)
 
@@ -199,7 +199,7 @@ def _opened(solution: Any) -> Any:
 
 
 @contextmanager
-def _native_noise_off() -> Iterator[None]:
+def native_noise_off() -> Iterator[None]:
     """MediaPipe's C++ warns about its own models on file descriptor 2 and obeys no setting; errors still raise."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

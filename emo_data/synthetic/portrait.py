@@ -12,6 +12,7 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.ndimage import distance_transform_edt
 
 from emo_data.errors import UserError
+from emo_data.features.faces import native_noise_off
 
 UPPER_LIP = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
 LOWER_LIP = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
@@ -76,11 +77,12 @@ def astronaut() -> Portrait:
 
 def _face_mesh(picture: np.ndarray) -> np.ndarray:
     """(468, 3) landmarks in pixels, z in the same unit."""
-    from mediapipe.python.solutions.face_mesh import FaceMesh
-
     height, width = picture.shape[:2]
-    with FaceMesh(static_image_mode=True, refine_landmarks=True, max_num_faces=1) as mesh:
-        faces = mesh.process(picture).multi_face_landmarks
+    with native_noise_off():
+        from mediapipe.python.solutions.face_mesh import FaceMesh
+
+        with FaceMesh(static_image_mode=True, refine_landmarks=True, max_num_faces=1) as mesh:
+            faces = mesh.process(picture).multi_face_landmarks
     if not faces:
         raise UserError("scikit-image's astronaut shows no face to MediaPipe: reinstall mediapipe 0.10.21")
     points = [(p.x * width, p.y * height, p.z * width) for p in faces[0].landmark[:468]]
