@@ -74,11 +74,17 @@ def loss_weight(scheduler: DDIMScheduler, timestep: Tensor, min_snr: float) -> T
 
 
 def diffusion_loss(
-    scheduler: DDIMScheduler, prediction: Tensor, target: Tensor, timestep: Tensor, min_snr: float | None
+    scheduler: DDIMScheduler,
+    prediction: Tensor,
+    target: Tensor,
+    timestep: Tensor,
+    min_snr: float | None,
+    weight: Tensor | float = 1.0,
 ) -> Tensor:
     """Mean over the batch of each sample's own mean squared error, weighted by its own timestep.
 
-    prediction, target: (B, ...). min_snr: see `loss_weight`; None for equal weights, as in the paper.
+    prediction, target: (B, ...). min_snr: see `loss_weight`; None for equal weights, as in the paper. weight: of the
+    squared error, place by place.
     """
-    each = (prediction - target).square().flatten(1).mean(1)  # one number per sample, before any weight
+    each = ((prediction - target).square() * weight).flatten(1).mean(1)  # one number per sample, before any weight
     return each.mean() if min_snr is None else (each * loss_weight(scheduler, timestep, min_snr)).mean()

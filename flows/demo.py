@@ -35,7 +35,7 @@ class DemoSettings(BaseModel):
     seed: int = 0
     stage_steps: tuple[int, int, int] | None = None
     """Other than those of the small recipes."""
-    sampling_steps: int = 16
+    sampling_steps: int = 12
     guidance: float = 2.0
     speed: str = "calm"
 

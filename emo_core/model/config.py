@@ -83,5 +83,5 @@ def tiny(audio_layers: int = 2, audio_width: int = 64) -> ModelConfig:
         locator_channels=(8, 8, 16, 16),
         speed_width=32,
         prediction="sample",
-        common_noise=0.5,
+        common_noise=0.9,
     )

@@ -15,7 +15,7 @@ from emo_core.model.config import ModelConfig
 from emo_core.training.latents import LatentCache
 from emo_core.training.recipes import Recipe
 from emo_data.dataset.sample import Clip, make_sample
-from emo_data.dataset.window import draw_window
+from emo_data.dataset.window import Window, draw_window, mouth_masks
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Batch:
     """(B,) 0 where the clip is treated as a video's first."""
     noise: Tensor
     """(B, F, C, H, W)."""
+    weight: Tensor
+    """(B, F, 1, H, W) of the squared error, with mean 1 in every sample."""
     strata: Tensor
     """(B,) in 0-1: the timesteps, as shares of the schedule."""
 
@@ -53,6 +55,12 @@ class Batch:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(self, **{key: change(value) for key, value in vars(self).items() if value is not None})
+
+
+def _error_weight(clips: list[Clip], windows: list[Window], frames: int, side: int, mouth_weight: float) -> Tensor:
+    masks = np.stack([mouth_masks(clips[w.clip].box[w.start : w.start + frames], side) for w in windows])
+    weight = torch.from_numpy(1 + (mouth_weight - 1) * masks)
+    return weight / weight.mean(dim=(1, 2, 3, 4), keepdim=True)
 
 
 def draw_batch(recipe: Recipe, config: ModelConfig, clips: list[Clip], cache: LatentCache, step: int) -> Batch:
@@ -102,5 +110,6 @@ def draw_batch(recipe: Recipe, config: ModelConfig, clips: list[Clip], cache: La
             rng.standard_normal(latents.shape, dtype=np.float32),
             config.common_noise if recipe.stage > 1 else 0.0,
         ),
+        weight=_error_weight(clips, windows, frames, latents.shape[-1], recipe.mouth_weight),
         strata=torch.from_numpy(rng.permutation(strata)),
     )

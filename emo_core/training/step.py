@@ -24,7 +24,7 @@ def batch_loss(model: EMO, scheduler: DDIMScheduler, batch: Batch, min_snr: floa
     noisy = scheduler.add_noise(batch.latents, batch.noise, timestep)
     prediction = model.backbone(noisy, timestep, conditions)
     target = diffusion_target(scheduler, batch.latents, batch.noise, timestep)
-    return diffusion_loss(scheduler, prediction, target, timestep, min_snr)
+    return diffusion_loss(scheduler, prediction, target, timestep, min_snr, batch.weight)
 
 
 def accumulate(model: EMO, scheduler: DDIMScheduler, batch: Batch, micro_batch: int, min_snr: float | None) -> float:

@@ -49,8 +49,25 @@ def region_mask(boxes: np.ndarray, size: int, grow: tuple[float, float] = (0.0, 
         return np.ones((1, size, size), np.float32)
     low, high = known[:, :2].min(0), known[:, 2:].max(0)
     extra = (high - low) * np.asarray(grow) / 2
-    x0, y0 = np.floor(np.clip(low - extra, 0, 1) * size).astype(int)
-    x1, y1 = np.ceil(np.clip(high + extra, 0, 1) * size).astype(int)
+    return _filled(low - extra, high + extra, size)
+
+
+def mouth_masks(boxes: np.ndarray, size: int) -> np.ndarray:
+    """The lower half of the face in each frame, float32 (F, 1, size, size) with 1 inside; zero where no face was found.
+
+    boxes: (F, 4) in 0-1. The mouth is in it, however the head turns, and the jaw that moves with it.
+    """
+    masks = np.zeros((len(boxes), 1, size, size), np.float32)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        if np.isfinite(x0):
+            mask[:] = _filled(np.array([x0, (y0 + y1) / 2]), np.array([x1, y1]), size)
+    return masks
+
+
+def _filled(low: np.ndarray, high: np.ndarray, size: int) -> np.ndarray:
+    """float32 (1, size, size), 1 in every pixel that the box between two corners in 0-1 touches."""
+    x0, y0 = np.floor(np.clip(low, 0, 1) * size).astype(int)
+    x1, y1 = np.ceil(np.clip(high, 0, 1) * size).astype(int)
     mask = np.zeros((1, size, size), np.float32)
     mask[:, y0:y1, x0:x1] = 1
     return mask

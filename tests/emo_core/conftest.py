@@ -77,5 +77,6 @@ def batch(config: ModelConfig) -> Batch:
         keep_reference=torch.ones(2),
         keep_motion=torch.ones(2),
         noise=normal(2, c.frames, c.latent_channels, side, side),
+        weight=torch.ones(2, c.frames, 1, side, side),
         strata=torch.tensor([0.2, 0.7]),
     )
