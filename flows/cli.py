@@ -290,7 +290,9 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """The console script."""
-    # torch's threads otherwise spin while they wait for each other: with another busy process, a step takes 60 times
-    # as long. It must be said before torch is imported, which only the commands do.
+    # The small model's layers take microseconds: two threads that wait for each other are slower than one, and where
+    # they spin while they wait, another busy process makes them 60 times slower. Whoever has a larger model sets
+    # OMP_NUM_THREADS. It must be said before torch is imported, which only the commands do.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(run(sys.argv[1:]))

@@ -29,14 +29,14 @@ class DemoSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    clips: int = 24
+    clips: int = 16
     seconds: float = 5.0
     looks: int = 2
     seed: int = 0
     stage_steps: tuple[int, int, int] | None = None
     """Other than those of the small recipes."""
-    sampling_steps: int = 12
-    guidance: float = 2.0
+    sampling_steps: int = 10
+    guidance: float = 2.5
     speed: str = "calm"
 
 
@@ -79,13 +79,14 @@ class _Road:
 
 
 def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str, Any]:
-    """Leave sample/, data/, runs/, model/, talking.mp4, talking.png and report.json in `out`; return the report.
+    """Leave sample/, data/, runs/, losses.png, model/, talking.mp4 and .png in `out`; return report.json.
 
     What an earlier call finished with the same settings is reused. UserError where `out` holds anything else.
     """
     from emo_core.inference.generate import Request, generate
     from emo_core.inference.pipeline import Sampling
     from emo_core.model.config import tiny as tiny_model
+    from emo_core.training.plot import plot_losses
     from emo_core.training.prepare import prepare
     from emo_core.training.recipes import stage_recipe, tiny
     from emo_data.ingest.config import IngestConfig
@@ -93,11 +94,12 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     from emo_data.synthetic import write_sample
 
     sample, data, model, video = out / "sample", out / "data", out / "model", out / "talking.mp4"
+    losses = out / "losses.png"
     form = IngestConfig(
         size=tiny_model().size, audio_model="tiny", identity_pattern=r"^(look\d+)_", test_share=0.0
     )  # nobody is held out here: the voice and the motion of the video come from sample/held_out
     sampling = Sampling(settings.sampling_steps, settings.guidance, settings.seed)
-    names = ["sample", "ingest", "stage 1", "stage 2", "stage 3", "generate"]
+    names = ["sample", "ingest", "stage 1", "stage 2", "stage 3", "losses", "generate"]
     road = _Road(out, _earlier_steps(out), names)
 
     def train_stage(stage: int) -> None:
@@ -107,10 +109,13 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         run, init = f"runs/stage{stage}", out / f"runs/stage{stage - 1}/model" if stage > 1 else None
         road.step(
             f"stage {stage}",
-            recipe,
+            {"recipe": recipe.model_dump(mode="json"), "model": tiny_model().model_dump(mode="json")},
             [run],
             lambda report: prepare(recipe, str(data), out / run, init, device).train(report),
         )
+
+    def make_plot(_: Report) -> None:
+        plot_losses({name: out / f"runs/{name.replace(' ', '')}/metrics.jsonl" for name in names[2:5]}, losses)
 
     def make_sample(report: Report) -> None:
         write_sample(
@@ -135,6 +140,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     )
     for stage in (1, 2, 3):
         train_stage(stage)
+    road.step("losses", {}, ["losses.png"], make_plot)
     road.step(
         "generate",
         settings.model_dump(include={"sampling_steps", "guidance", "speed"}),
@@ -146,7 +152,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         "seconds": {name: road.steps[name]["seconds"] for name in names},
         "seconds_in_all": round(sum(road.steps[name]["seconds"] for name in names), 1),
         "peak_mib": max(road.steps[name]["peak_mib"] for name in names),
-        "measures": _measure(video, form),
+        "measures": _measure(video, form.model_dump()),
         "settings": settings.model_dump(mode="json"),
         "versions": versions(),
     }
@@ -154,13 +160,15 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     return report
 
 
-def _measure(video: Path, form: BaseModel) -> dict[str, Any]:
+def _measure(video: Path, form: dict[str, Any]) -> dict[str, Any]:
     """The finished video through the eyes of ingestion, which knows nothing of how it came about."""
     from emo_data.features.audio import AudioEncoder
     from emo_data.ingest.config import IngestConfig
     from emo_data.ingest.worker import content_hash, ingest_source
 
-    eyes = IngestConfig.model_validate(form.model_dump() | {"max_seconds": 3600})
+    # However small the picture, and however often the face is lost: here that is what is to be found out.
+    form = form | {"max_seconds": 3600, "thresholds": {"min_face": 1, "min_detection_rate": 0.01}}
+    eyes = IngestConfig.model_validate(form)
     rows = list(ingest_source(str(video), content_hash(video), eyes, AudioEncoder.load(eyes.audio_model)))
     clips = [row for row in rows if "clip_id" in row]
     return {

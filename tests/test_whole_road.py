@@ -61,7 +61,7 @@ def walked(capfd):
     return [
         line.split()[1].rstrip(":")
         for line in capfd.readouterr().err.splitlines()
-        if "/6 " in line and "done in" in line
+        if "/7 " in line and "done in" in line
     ]
 
 
@@ -75,11 +75,11 @@ def test_the_demo_leaves_a_video_of_the_voice(road):
         assert "machine" in video.metadata["comment"]
     assert Image.open(out / "talking.png").size[0] > 64
     assert json.loads((out / "report.json").read_text()) == report
-    assert set(report["seconds"]) == {"sample", "ingest", "stage 1", "stage 2", "stage 3", "generate"}
+    assert set(report["seconds"]) == {"sample", "ingest", "stage 1", "stage 2", "stage 3", "losses", "generate"}
     assert 100 < report["peak_mib"] < 8000
     assert {path.name for path in out.iterdir()} == {
         *("sample", "data", "runs", "model"),
-        *("talking.mp4", "talking.png", "report.json", "steps.json"),
+        *("losses.png", "talking.mp4", "talking.png", "report.json", "steps.json"),
     }
 
 
@@ -97,7 +97,7 @@ def test_a_change_is_carried_from_its_step_to_the_end_and_no_further(road, tmp_p
     demo(out, SETTINGS.model_copy(update={"speed": "lively"}), torch.device("cpu"))
     assert walked(capfd) == ["generate"]
     demo(out, SETTINGS.model_copy(update={"stage_steps": (3, 2, 1), "speed": "lively"}), torch.device("cpu"))
-    assert walked(capfd) == ["stage", "generate"]
+    assert walked(capfd) == ["stage", "losses", "generate"]
 
 
 def test_an_interrupted_demo_goes_on(road, capfd):

@@ -45,6 +45,16 @@ LOOKS = (
     Look("look0", wall=(122, 140, 158)),
     Look(
         "look1",
+        width=0.95,
+        height=1.03,
+        jaw=-0.08,
+        skin=Tint(1.03, 0.9, 3, -3),
+        hair=Tint(0.85, 1.1, 20, 10),
+        garment=Tint(1, 1, -25, 15),
+        wall=(88, 122, 104),
+    ),
+    Look(
+        "look2",
         width=1.05,
         height=0.97,
         jaw=0.10,
@@ -53,16 +63,6 @@ LOOKS = (
         hair=Tint(0.42, 0.5),
         garment=Tint(1.1, 1, 0, 30),
         wall=(196, 176, 140),
-    ),
-    Look(
-        "look2",
-        width=0.95,
-        height=1.03,
-        jaw=-0.08,
-        skin=Tint(1.03, 0.9, 3, -3),
-        hair=Tint(0.85, 1.1, 20, 10),
-        garment=Tint(1, 1, -25, 15),
-        wall=(88, 122, 104),
     ),
     Look(
         "look3",

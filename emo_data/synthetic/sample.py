@@ -24,7 +24,7 @@ OPEN_MOUTH = 0.18
 """Lip distance over the face height at rest at full loudness."""
 _INERTIA = (0.25, 0.5, 0.25)
 """The jaw follows the loudness of a frame and a little of its neighbours'."""
-VERSION = 1
+VERSION = 2
 """Rises with every change of what the same seed gives."""
 
 _TRAINING, _HELD_OUT, _VOICE = 0, 1, 2
