@@ -15,6 +15,7 @@ from typing import Literal
 import diffusers
 from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
 from emo_core.model.audio import AudioProjection
 from emo_core.model.backbone import Backbone
@@ -101,9 +102,6 @@ def load(folder: Path, stage: int | None = None) -> Checkpoint:
         raise UserError(f"{folder}: a model of stage {card.stage}, but one of stage {stage} is needed")
     wanted = [name for name in TRAINED_PARTS if FIRST_STAGE.get(name, 1) <= card.stage]
     parts = {name: _load_part(TRAINED_PARTS[name], folder / name) for name in wanted}
-    codec_class = CODECS.get(_read_json(folder / "vae" / "config.json").get("_class_name", ""))
-    if codec_class is None:
-        raise UserError(f"{folder / 'vae'}: its config.json names none of {', '.join(CODECS)}")
     encoder = None
     if card.stage >= FIRST_STAGE["audio_encoder"]:
         encoder = AudioEncoder.load(folder / "audio_encoder")
@@ -115,10 +113,18 @@ def load(folder: Path, stage: int | None = None) -> Checkpoint:
     return Checkpoint(
         card=card,
         model=EMO(**parts),
-        codec=_load_part(codec_class, folder / "vae"),
-        scheduler=DDIMScheduler.from_pretrained(folder / "scheduler"),
+        codec=load_codec(folder / "vae"),
+        scheduler=_load_scheduler(folder / "scheduler"),
         audio_encoder=encoder,
     )
+
+
+def load_codec(folder: Path) -> Codec:
+    """A codec's folder in the diffusers convention: the linear one, or Stable Diffusion's VAE."""
+    kind = CODECS.get(_read_json(folder / "config.json").get("_class_name", ""))
+    if kind is None:
+        raise UserError(f"{folder}: its config.json names none of {', '.join(CODECS)}")
+    return _load_part(kind, folder)
 
 
 def read_card(folder: Path) -> Card:
@@ -152,13 +158,18 @@ def _load_part(kind: type[ModelMixin], folder: Path) -> ModelMixin:
         raise UserError(f"{folder}: this part of the model is missing; copy the whole model folder again")
     try:
         part, info = kind.from_pretrained(folder, output_loading_info=True, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     wrong = {kind: keys for kind, keys in info.items() if keys}
     if wrong:
         named = "; ".join(f"{kind.replace('_', ' ')}: {', '.join(map(str, keys))}" for kind, keys in wrong.items())
         raise UserError(f"{folder}: the weights do not fit the model: {named}")
     return part
+
+
+def _load_scheduler(folder: Path) -> DDIMScheduler:
+    _read_json(folder / "scheduler_config.json")
+    return DDIMScheduler.from_pretrained(folder, local_files_only=True)
 
 
 def _read_json(path: Path) -> dict:

@@ -48,7 +48,8 @@ def mix_noise(common: np.ndarray, own: np.ndarray, share: float) -> Tensor:
 
 def timesteps_at(scheduler: DDIMScheduler, shares: Tensor) -> Tensor:
     """Timesteps (B,) at shares (B,) in 0-1 of the schedule."""
-    return (shares * scheduler.config.num_train_timesteps).long()
+    steps = scheduler.config.num_train_timesteps
+    return (shares * steps).long().clamp(max=steps - 1)
 
 
 def diffusion_target(scheduler: DDIMScheduler, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:

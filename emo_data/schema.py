@@ -10,6 +10,8 @@ from enum import StrEnum
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+FPS = 25
+"""Frames per second that a model is trained and run at. Not in the paper; it is that of the datasets it names."""
 SAMPLE_RATE = 16_000
 """Hz, mono: what wav2vec2 hears."""
 

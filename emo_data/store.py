@@ -6,11 +6,12 @@ Objects are written whole (local: temporary file, fsync, rename; object store: o
 written last and names its objects with their sha256. Readers trust only commit records: what none names is not there.
 """
 
+import contextlib
 import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
@@ -67,7 +68,7 @@ class Dataset:
             raise UserError(f"dataset {url} {what}; `emo ingest SOURCE --out {url}` makes one")
         try:
             head = json.loads(fs.cat_file(f"{root}/dataset.json"))
-            version = head["schema_version"]
+            version, config = head["schema_version"], head["config"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"dataset {url}: its dataset.json is damaged; restore it or ingest anew") from error
         if version != SCHEMA_VERSION:
@@ -75,7 +76,7 @@ class Dataset:
                 f"dataset {url} has schema version {version}, this program reads version {SCHEMA_VERSION}; "
                 "ingest again, or use the release that made it"
             )
-        return cls(url, head["config"])
+        return cls(url, config)
 
     @classmethod
     def create(cls, url: str, config: dict[str, Any]) -> Self:
@@ -115,8 +116,7 @@ class Dataset:
 
     def commits(self) -> list[Commit]:
         """Every source that is done, by key."""
-        found = sorted(self._fs.glob(f"{self._root}/commits/*.json"))
-        return [self._commit(path) for path in found]
+        return [self._commit(path) for path in self._records()]
 
     def clips(self, columns: Sequence[str]) -> tuple[list[Place], pa.Table]:
         """Some columns of all clips, and where each row lies."""
@@ -126,7 +126,7 @@ class Dataset:
 
     def read_clip(self, place: Place, columns: Sequence[str]) -> dict[str, Any]:
         """Some columns of one clip; arrays come as numpy, the video as bytes."""
-        with self._fs.open(f"{self._root}/{place.path}", "rb") as stream:
+        with self._object(place.path) as stream:
             group = pq.ParquetFile(stream).read_row_group(place.row, columns=list(columns))
         return {name: _value(group.column(name)[0]) for name in columns}
 
@@ -138,7 +138,7 @@ class Dataset:
     def verify(self) -> list[str]:
         """Read everything again; one line for each commit record, checksum, schema or row count that is wrong."""
         problems: list[str] = []
-        for path in sorted(self._fs.glob(f"{self._root}/commits/*.json")):
+        for path in self._records():
             try:
                 commit = self._commit(path)
             except UserError as error:
@@ -160,6 +160,13 @@ class Dataset:
         wrong = [] if file.schema_arrow.equals(schema) else ["its columns are not those of this schema version"]
         return wrong + ([] if file.metadata.num_rows == stored.rows else ["its number of rows is not the recorded one"])
 
+    def _records(self) -> list[str]:
+        """Paths of the commit records. Listed, not globbed: the dataset's own path may hold a `*` or a `[`."""
+        folder = f"{self._root}/commits"
+        if not self._fs.exists(folder):
+            return []
+        return sorted(path for path in self._fs.ls(folder, detail=False) if path.endswith(".json"))
+
     def _commit(self, path: str) -> Commit:
         try:
             record = json.loads(self._fs.cat_file(path))
@@ -172,11 +179,22 @@ class Dataset:
                 f"dataset {self.url}: commit record {name} is damaged; delete it and ingest again"
             ) from error
 
+    @contextlib.contextmanager
+    def _object(self, path: str) -> Iterator[Any]:
+        """An object opened for reading; UserError where it is missing or is not what was written."""
+        try:
+            with self._fs.open(f"{self._root}/{path}", "rb") as stream:
+                yield stream
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            raise UserError(
+                f"dataset {self.url}: {path} is missing or damaged; `emo data verify {self.url}` lists all that is"
+            ) from error
+
     def _table(self, objects: Sequence[StoredObject], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         wanted = pa.schema([schema.field(name) for name in columns])
         tables = [wanted.empty_table()]
         for stored in objects:
-            with self._fs.open(f"{self._root}/{stored.path}", "rb") as stream:
+            with self._object(stored.path) as stream:
                 tables.append(pq.read_table(stream, columns=list(columns)).cast(wanted))
         return pa.concat_tables(tables)
 
@@ -200,11 +218,16 @@ class Dataset:
         folder, name = os.path.split(target)
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f".{name}.{os.getpid()}")
-        with open(temporary, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        try:
+            with open(temporary, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
         handle = os.open(folder, os.O_RDONLY)  # the rename itself must survive a power cut
         try:
             os.fsync(handle)

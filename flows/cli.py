@@ -165,6 +165,9 @@ def train(
     init: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="RUN/model of the stage before; not for 1.")
     ] = None,
+    codec: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A latent codec for stage 1, such as a VAE; else one is fitted.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Device = "auto",
@@ -177,11 +180,10 @@ def train(
     from emo_core.training.recipes import stage_recipe, tiny
     from flows.progress import progress
 
-    if plot is not None and not plot.parent.is_dir():
-        raise UserError(f"--plot {plot}: the folder {plot.parent} does not exist")
+    _check_picture("--plot", plot)
     recipe = tiny(stage_recipe(stage)).model_copy(update={"seed": seed} | ({"steps": steps} if steps else {}))
     with progress(f"stage {stage}") as report:
-        trainer = prepare(recipe, data, out, init, choose_device(device))
+        trainer = prepare(recipe, data, out, init, choose_device(device), codec)
         trainer.train(report)
     if plot is not None:
         plot_losses({f"stage {stage}": trainer.run.metrics}, plot)
@@ -215,8 +217,7 @@ def generate(
     from emo_core.inference.pipeline import Sampling
     from flows.progress import progress
 
-    if preview is not None and not preview.parent.is_dir():
-        raise UserError(f"--preview {preview}: the folder {preview.parent} does not exist")
+    _check_picture("--preview", preview)
     sampling = Sampling(steps=steps, guidance=guidance, seed=seed)
     request = Request(portrait, audio, out, speed, region, sampling, preview)
     with progress("generate") as report:
@@ -255,6 +256,14 @@ def choose_device(name: str) -> "torch.device":
     if device.type != "cpu" and (accelerator is None or device.type != accelerator.type):
         raise UserError(f"--device {name}: this machine has none that torch can use; `emo doctor` lists what it has")
     return device
+
+
+def _check_picture(option: str, path: Path | None) -> None:
+    """Before the work, not after it."""
+    if path is not None and path.suffix.lower() != ".png":
+        raise UserError(f"{option} {path}: must end in .png")
+    if path is not None and not path.parent.is_dir():
+        raise UserError(f"{option} {path}: the folder {path.parent} does not exist")
 
 
 def _layers(text: str) -> Literal["all"] | list[int]:

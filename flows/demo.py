@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import resource
 import shutil
 import sys
@@ -20,6 +21,7 @@ from flows.progress import Report, progress
 if TYPE_CHECKING:
     import torch
 
+EVERYTHING = {"min_picture": 1, "min_face": 1, "min_detection_rate": 0.01}
 RECORD = "steps.json"
 """What each step was made from, and what it took; a step is done again when it would be made from something else."""
 
@@ -67,11 +69,15 @@ class _Road:
         elif "seconds" in earlier and all(path.exists() for path in paths):
             print(f"{label}: done before", file=sys.stderr)
             return
-        start = time.monotonic()
-        with progress(label) as report:
-            work(report)
-        seconds = round(time.monotonic() - start, 1)
-        self._record(name, {"made_from": self.trail, "seconds": seconds, "peak_mib": _peak_mib()})
+        entry = self.steps[name]
+        start, before = time.monotonic(), entry.get("seconds_so_far", 0.0)
+        try:
+            with progress(label) as report:
+                work(report)
+        finally:
+            entry["seconds_so_far"] = round(before + time.monotonic() - start, 1)
+            self._record(name, entry)
+        self._record(name, {**entry, "seconds": entry["seconds_so_far"], "peak_mib": _peak_mib()})
 
     def _record(self, name: str, entry: dict[str, Any]) -> None:
         self.steps[name] = entry
@@ -91,7 +97,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     from emo_core.training.recipes import stage_recipe, tiny
     from emo_data.ingest.config import IngestConfig
     from emo_data.ingest.run import ingest
-    from emo_data.synthetic import write_sample
+    from emo_data.synthetic.sample import VERSION, write_sample
 
     sample, data, model, video = out / "sample", out / "data", out / "model", out / "talking.mp4"
     losses = out / "losses.png"
@@ -134,7 +140,12 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         request = Request(portrait, voice, video, settings.speed, sampling=sampling, preview=video.with_suffix(".png"))
         generate(model, request, device, report)
 
-    road.step("sample", settings.model_dump(include={"clips", "seconds", "seed", "looks"}), ["sample"], make_sample)
+    road.step(
+        "sample",
+        {**settings.model_dump(include={"clips", "seconds", "seed", "looks"}), "version": VERSION},
+        ["sample"],
+        make_sample,
+    )
     road.step(
         "ingest", form, ["data"], lambda report: ingest([str(sample / "clips")], str(data), form, report) and None
     )
@@ -167,7 +178,7 @@ def _measure(video: Path, form: dict[str, Any]) -> dict[str, Any]:
     from emo_data.ingest.worker import content_hash, ingest_source
 
     # However small the picture, and however often the face is lost: here that is what is to be found out.
-    form = form | {"max_seconds": 3600, "thresholds": {"min_face": 1, "min_detection_rate": 0.01}}
+    form = form | {"max_seconds": 3600, "thresholds": EVERYTHING}
     eyes = IngestConfig.model_validate(form)
     rows = list(ingest_source(str(video), content_hash(video), eyes, AudioEncoder.load(eyes.audio_model)))
     clips = [row for row in rows if "clip_id" in row]
@@ -175,8 +186,13 @@ def _measure(video: Path, form: dict[str, Any]) -> dict[str, Any]:
         "frames": sum(row["frames"] for row in clips),
         "rejected": [row["reason"] for row in rows if "reason" in row],
         "faces": [round(row["detection_rate"], 4) for row in clips],
-        "mouth_follows_voice": [round(row["mouth_sound_correlation"], 4) for row in clips],
+        "mouth_follows_voice": [_number(row["mouth_sound_correlation"]) for row in clips],
     }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN."""
+    return round(value, 4) if math.isfinite(value) else None
 
 
 def _earlier_steps(out: Path) -> dict[str, dict[str, Any]]:

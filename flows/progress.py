@@ -1,5 +1,6 @@
 """How far a piece of work has come, on stderr: a bar with the time left on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -39,7 +40,11 @@ def _bar(phase: str) -> Iterator[Report]:
         rich.TextColumn("{task.fields[note]}", markup=False),
     )
     # A speed averaged over two minutes: steps and clips take unequal time, and a jumping forecast is worth nothing.
-    with rich.Progress(*columns, console=Console(stderr=True), speed_estimate_period=120) as bar:
+    # Its own descriptor: MediaPipe's noise is kept off the terminal by turning descriptor 2 away while it works.
+    with (
+        os.fdopen(os.dup(2), "w") as terminal,
+        rich.Progress(*columns, console=Console(file=terminal, force_terminal=True), speed_estimate_period=120) as bar,
+    ):
         task = bar.add_task(phase, total=None, note="")
 
         def report(done: int, total: int, note: str = "", /) -> None:

@@ -3,10 +3,7 @@
 from collections import Counter
 from typing import Any
 
-import numpy as np
-import torch
-
-from emo_core.model.speed import fit_buckets
+from emo_core.training.prepare import speed_buckets
 from emo_data.dataset.loader import ClipReader
 from emo_data.schema import Split
 from emo_data.store import Dataset
@@ -36,5 +33,4 @@ def _side(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 def fitted_buckets(url: str, buckets: int) -> tuple[list[float], list[float]]:
     """Centres and radii in degrees per frame, from the clips that stage 3 would learn from."""
-    clips = ClipReader(url, Split.TRAIN, listening=True).clips()
-    return fit_buckets(torch.from_numpy(np.concatenate([clip.speed for clip in clips])), buckets)
+    return speed_buckets(ClipReader(url, Split.TRAIN, listening=True), buckets)

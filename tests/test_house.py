@@ -173,3 +173,9 @@ def test_no_path_of_one_machine_is_written_down():
     texts += [*SOURCES, *(ROOT / "tests").rglob("*.py"), *(ROOT / "docs").rglob("*.md"), ROOT / ".ci/run"]
     assert [path for path in texts if MACHINE_PATH.search(path.read_text())] == []
     assert MACHINE_PATH.search("data = '/ho" + "me/someone/clips'")
+
+
+def test_every_picture_of_the_readme_is_there():
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text())
+    assert pictures
+    assert all((ROOT / picture).is_file() for picture in pictures)

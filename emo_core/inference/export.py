@@ -13,6 +13,9 @@ MARK = "Made by a machine from one picture and a voice (Open EMO). It shows noth
 """Stands in the metadata of every generated video."""
 
 
+SHEET_FRAMES = 32
+
+
 def write_talking(
     path: Path, frames: Iterable[np.ndarray], fps: float, sound: np.ndarray, sample_rate: int, preview: Path | None
 ) -> None:
@@ -21,24 +24,35 @@ def write_talking(
     frames: blocks of uint8 (f, pixels, pixels, 3). sound: float32 mono. preview: where a contact sheet goes.
     """
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    due = round(len(sound) / sample_rate * fps)
+    wanted = set(np.linspace(0, due - 1, SHEET_FRAMES).astype(int)) if preview is not None else set()
     kept: list[np.ndarray] = []
     try:
-        encode_video(
-            unfinished, _keep_some(frames, kept), fps, sound, sample_rate, crf=12, key_frame_seconds=10, comment=MARK
-        )
+        one_by_one = _keep(frames, wanted, kept)
+        encode_video(unfinished, one_by_one, fps, sound, sample_rate, crf=12, key_frame_seconds=10, comment=MARK)
         if preview is not None:
-            picks = np.linspace(0, len(kept) - 1, min(32, len(kept))).round().astype(int)
-            Image.fromarray(contact_sheet(np.stack([kept[pick] for pick in picks]), columns=8)).save(preview)
+            save_picture(contact_sheet(np.stack(kept), columns=8), preview)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def _keep_some(blocks: Iterable[np.ndarray], kept: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames one by one; of each block the first and middle ones are also kept for the contact sheet."""
-    for block in blocks:
-        kept += [block[0], block[len(block) // 2]]
-        yield from block
+def _keep(blocks: Iterable[np.ndarray], wanted: set[int], kept: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames one by one; those whose numbers are wanted are also kept."""
+    for number, frame in enumerate(frame for block in blocks for frame in block):
+        if number in wanted:
+            kept.append(frame.copy())  # not a view, which would keep its whole block
+        yield frame
+
+
+def save_picture(picture: np.ndarray, path: Path) -> None:
+    """Write uint8 (H, W, 3) as a PNG, all or nothing."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        Image.fromarray(picture).save(unfinished, format="PNG")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def contact_sheet(frames: np.ndarray, columns: int) -> np.ndarray:

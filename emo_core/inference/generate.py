@@ -10,11 +10,8 @@ from emo_core.inference.export import write_talking
 from emo_core.inference.pipeline import Drive, EMOPipeline, Sampling
 from emo_core.inference.preprocess import frame_portrait, parse_speed
 from emo_data.errors import UserError
-from emo_data.schema import SAMPLE_RATE
+from emo_data.schema import FPS, SAMPLE_RATE
 from emo_data.video import read_sound
-
-FPS = 25
-"""Not in the paper: the frame rate; it is that of the datasets it names."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,10 @@ def generate(
     card, encoder = pipeline.checkpoint.card, pipeline.checkpoint.audio_encoder
     if encoder is None:
         raise UserError(f"{model}: a model of stage {card.stage} does not listen yet; train stage 2 and give its model")
+    if card.speed_buckets is None and request.speed != Request.speed:
+        raise UserError(
+            f"--speed {request.speed}: the model in {model} knows no speeds; train stage 3 and give its model"
+        )
     sound = read_sound(request.audio)
     frames = round(len(sound) / SAMPLE_RATE * FPS)
     if frames < 1:

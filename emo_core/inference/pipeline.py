@@ -61,7 +61,6 @@ class Sampling:
 class EMOPipeline(DiffusionPipeline):
     """A diffusers pipeline of EMO's parts; `from_pretrained` is as strict as `emo_core.checkpoint.load`."""
 
-    model_cpu_offload_seq = "reference_net->face_locator->audio_projection->speed_encoder->backbone->vae"
     _optional_components = ["audio_projection", "speed_encoder", "audio_encoder"]  # noqa: RUF012 (diffusers' own name)
     checkpoint: Checkpoint
 

@@ -55,7 +55,8 @@ class LinearCodec(ModelMixin, ConfigMixin):
         kept = vectors[:, -latent_channels:].flip(1)
         # An eigenvector's sign is arbitrary: fix it, so that the same pictures give the same codec everywhere.
         kept = kept * kept.gather(0, kept.abs().argmax(0, keepdim=True)).sign()
-        kept_variances = variances[-latent_channels:].flip(0)
+        # Flat pictures have components without any variance: they must not become infinite gains.
+        kept_variances = variances[-latent_channels:].flip(0).clamp(min=1e-6 * float(variances[-1]) + 1e-12)
         gain = kept_variances ** (-WHITENING / 2)
         codec = cls(patch, latent_channels, scaling_factor=float((kept_variances * gain**2).mean().rsqrt()))
         codec.mean.copy_(mean)

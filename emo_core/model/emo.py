@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -137,14 +136,3 @@ def masked(features: dict[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
 def stack_motion(maps: dict[str, Tensor], batch: int) -> dict[str, Tensor]:
     """ReferenceNet's maps (B * N, C, H, W) of the motion frames of B clips -> (B, N, C, H, W)."""
     return {name: value.unflatten(0, (batch, -1)) for name, value in maps.items()}
-
-
-def parameter_count(module: nn.Module) -> int:
-    """Number of parameters, trained or not."""
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-@torch.no_grad()
-def describe(model: EMO) -> dict[str, int]:
-    """Parameters by part."""
-    return {name: parameter_count(part) for name, part in model.parts().items()}

@@ -1,5 +1,6 @@
 """Speed encoder: how fast the head turns, as a soft code of buckets (EMO 3.2.5)."""
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -9,18 +10,18 @@ TOP_SPEED = 2.0
 """Degrees per frame up to which the code tells speeds apart (EMO 4.5.1 assigns up to 1.9)."""
 
 
-def fit_buckets(speeds: Tensor, buckets: int) -> tuple[list[float], list[float]]:
+def fit_buckets(speeds: np.ndarray, buckets: int) -> tuple[list[float], list[float]]:
     """Centres and radii of the buckets for a training set's speeds (any shape, degrees per frame, NaN ignored).
 
     Not in the paper: centres lie half-way between an even grid over 0 - 2 and the quantiles of the data; a radius is
     the larger distance to a neighbour, so between any two centres both codes still change and the code is injective.
     """
-    grid = torch.linspace(0, TOP_SPEED, buckets, dtype=torch.float64)
-    known = speeds[~speeds.isnan()].double().clamp(0, TOP_SPEED)
-    centres = (grid + torch.quantile(known, grid / TOP_SPEED)) / 2 if len(known) else grid
+    grid = np.linspace(0, TOP_SPEED, buckets)
+    known = speeds[np.isfinite(speeds)].astype(np.float64).clip(0, TOP_SPEED)
+    centres = (grid + np.quantile(known, grid / TOP_SPEED)) / 2 if len(known) else grid
     centres[0], centres[-1] = 0.0, TOP_SPEED
-    gaps = centres.diff()
-    radii = torch.maximum(torch.cat([gaps[:1], gaps]), torch.cat([gaps, gaps[-1:]]))
+    gaps = np.diff(centres)
+    radii = np.maximum(np.concatenate([gaps[:1], gaps]), np.concatenate([gaps, gaps[-1:]]))
     return centres.tolist(), radii.tolist()
 
 

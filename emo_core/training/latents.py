@@ -1,5 +1,6 @@
 """Pictures as latents, computed once per clip and codec, kept on disk as a cache of the run's data."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -19,23 +20,20 @@ class LatentCache:
     """
 
     def __init__(self, folder: Path, codec: nn.Module, reader: ClipReader) -> None:
-        self.folder = folder
+        self.folder = folder / _fingerprint(codec)
         self.codec = codec
         self.reader = reader
-        self.open: dict[str, np.ndarray] = {}
-        folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def latents(self, clip_id: str) -> np.ndarray:
         """A read-only memory map of the clip's latents."""
-        if clip_id not in self.open:
-            path = self.folder / f"{clip_id}.npy"
-            if not path.exists():
-                unfinished = path.with_suffix(".part")
-                with unfinished.open("wb") as file:
-                    np.save(file, self._encode(clip_id))
-                unfinished.replace(path)
-            self.open[clip_id] = np.load(path, mmap_mode="r")
-        return self.open[clip_id]
+        path = self.folder / f"{clip_id}.npy"
+        if not path.exists():
+            unfinished = path.with_suffix(".part")
+            with unfinished.open("wb") as file:
+                np.save(file, self._encode(clip_id))
+            unfinished.replace(path)
+        return np.load(path, mmap_mode="r")  # opened anew each time: a map that is kept keeps a file open
 
     @torch.no_grad()
     def _encode(self, clip_id: str) -> np.ndarray:
@@ -46,3 +44,11 @@ class LatentCache:
             for part in pictures.split(FRAMES_AT_ONCE)
         ]
         return torch.cat(parts).numpy()
+
+
+def _fingerprint(codec: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(codec.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

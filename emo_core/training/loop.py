@@ -58,7 +58,9 @@ class Trainer:
             loss = accumulate(model, scheduler, batch, recipe.micro_batch, recipe.min_snr)
             if not math.isfinite(loss):
                 raise DivergedError(f"loss {loss} at step {step + 1}; {self.run.folder} keeps the last good checkpoint")
-            torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
+            if not torch.isfinite(norm):
+                raise DivergedError(f"gradient {norm} at step {step + 1}; {self.run.folder} keeps the last checkpoint")
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done, seconds = step + 1, time.perf_counter() - began

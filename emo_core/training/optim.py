@@ -50,6 +50,4 @@ def load_optimizer(optimizer: torch.optim.AdamW, trained: dict[str, nn.Parameter
         saved.setdefault(name, {})[key] = value
     for name, state in saved.items():
         parameter = trained[name]
-        optimizer.state[parameter] = {
-            key: value if key == "step" else value.to(parameter.device) for key, value in state.items()
-        }
+        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}

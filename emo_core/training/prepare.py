@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emo_core.checkpoint import Card, Checkpoint, fingerprint, load
+from emo_core.checkpoint import Card, Checkpoint, fingerprint, load, load_codec
 from emo_core.diffusion import noise_schedule
-from emo_core.model.codec import LinearCodec
-from emo_core.model.config import tiny
+from emo_core.model.codec import Codec, LinearCodec, encode_pictures
+from emo_core.model.config import ModelConfig, tiny
 from emo_core.model.emo import build, grow
 from emo_core.model.speed import fit_buckets
 from emo_core.training.latents import LatentCache
@@ -18,18 +18,24 @@ from emo_core.training.run_folder import RunCard, RunFolder
 from emo_data.dataset.loader import ClipReader
 from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
-from emo_data.schema import Split
+from emo_data.schema import FPS, Split
 
 CODEC_PICTURES = 400
 """Frames that the linear codec is fitted to."""
 
 
-def prepare(recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device) -> Trainer:
+def prepare(
+    recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device, codec: Path | None = None
+) -> Trainer:
     """A trainer, ready to start or to go on.
+
+    codec: folder of a latent codec for stage 1, such as Stable Diffusion's VAE; None fits a linear one to the data.
 
     init: the finished model of the stage before, RUN/model; None in stage 1. Raises UserError where data, init and
     stage do not fit together; then nothing is written.
     """
+    if codec is not None and recipe.stage > 1:
+        raise UserError(f"--codec {codec}: only stage 1 takes one; later stages keep it")
     if (init is None) != (recipe.stage == 1):
         raise UserError(
             f"--stage {recipe.stage}: "
@@ -41,7 +47,9 @@ def prepare(recipe: Recipe, data: str, out: Path, init: Path | None, device: tor
         )
     reader = ClipReader(data, Split.TRAIN, listening=recipe.stage > 1)
     _check_length(reader, recipe)
-    checkpoint = _first_stage(reader, recipe) if init is None else _next_stage(init, reader, recipe)
+    checkpoint = _first_stage(reader, recipe, codec) if init is None else _next_stage(init, reader, recipe)
+    if reader.fps != FPS:
+        raise UserError(f"dataset {data}: has {reader.fps:g} frames per second; ingest again with --fps {FPS}")
     size = checkpoint.card.config.size
     if reader.size != size:
         raise UserError(
@@ -63,6 +71,11 @@ def prepare(recipe: Recipe, data: str, out: Path, init: Path | None, device: tor
     return Trainer(recipe, checkpoint, reader, cache, run, device)
 
 
+def speed_buckets(reader: ClipReader, buckets: int) -> tuple[list[float], list[float]]:
+    """Centres and radii fitted to the head speeds of the reader's clips (EMO 3.2.5)."""
+    return fit_buckets(np.concatenate([clip.speed for clip in reader.clips()]), buckets)
+
+
 def _check_length(reader: ClipReader, recipe: Recipe) -> None:
     config = tiny()
     needed = 1 if recipe.stage == 1 else config.frames + config.motion_frames
@@ -70,10 +83,27 @@ def _check_length(reader: ClipReader, recipe: Recipe) -> None:
         raise UserError(f"dataset {reader.url}: no clip has the {needed} frames that stage {recipe.stage} needs")
 
 
-def _first_stage(reader: ClipReader, recipe: Recipe) -> Checkpoint:
+def _first_stage(reader: ClipReader, recipe: Recipe, codec_folder: Path | None) -> Checkpoint:
     config = tiny(len(reader.extractor.layers), reader.extractor.width)
+    codec = _fit_codec(reader, recipe, config) if codec_folder is None else _given_codec(codec_folder, config)
+    config = config.model_copy(update={"latent_channels": codec.config.latent_channels})
     torch.manual_seed(recipe.seed)
     model = build(config, stage=1)
+    card = Card(stage=1, config=config, audio_fingerprint=None, speed_buckets=None, lineage=[])
+    return Checkpoint(card, model, codec, noise_schedule(config.prediction), audio_encoder=None)
+
+
+def _given_codec(folder: Path, config: ModelConfig) -> Codec:
+    codec = load_codec(folder)
+    with torch.no_grad():
+        side = encode_pictures(codec, torch.zeros(1, 3, config.size, config.size)).shape[-1]
+    wanted = config.size // config.codec_downscale
+    if side != wanted:
+        raise UserError(f"--codec {folder}: makes {side} latent pixels of {config.size}, the model needs {wanted}")
+    return codec
+
+
+def _fit_codec(reader: ClipReader, recipe: Recipe, config: ModelConfig) -> Codec:
     rng = np.random.default_rng([recipe.seed, 0])
     rows = reader.rows
     each = max(1, CODEC_PICTURES // len(rows))
@@ -81,11 +111,8 @@ def _first_stage(reader: ClipReader, recipe: Recipe) -> Checkpoint:
     pictures = np.concatenate(
         [reader.pictures(row["clip_id"])[np.sort(rng.permutation(row["frames"])[:each])] for row in chosen]
     )
-    codec = LinearCodec.fit(
-        torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1, config.codec_downscale, config.latent_channels
-    )
-    card = Card(stage=1, config=config, audio_fingerprint=None, speed_buckets=None, lineage=[])
-    return Checkpoint(card, model, codec, noise_schedule(config.prediction), audio_encoder=None)
+    pixels = torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
+    return LinearCodec.fit(pixels, config.codec_downscale, config.latent_channels)
 
 
 def _next_stage(init: Path, reader: ClipReader, recipe: Recipe) -> Checkpoint:
@@ -98,15 +125,13 @@ def _next_stage(init: Path, reader: ClipReader, recipe: Recipe) -> Checkpoint:
             f"{init} takes {config.audio_layers} x {config.audio_width}; use the dataset that stage 1 was trained on"
         )
     encoder = before.audio_encoder or AudioEncoder.load(reader.dataset.config["audio_model"], list(extractor.layers))
-    if encoder.fingerprint != extractor.fingerprint:
+    if (encoder.fingerprint, tuple(encoder.layers)) != (extractor.fingerprint, extractor.layers):
         raise UserError(
-            f"dataset {reader.url}: its audio features were made by extractor {extractor.fingerprint}, this model "
-            f"listens with {encoder.fingerprint}; ingest again with the model's audio_encoder folder as --audio-model"
+            f"dataset {reader.url}: its audio features are layers {list(extractor.layers)} of extractor "
+            f"{extractor.fingerprint}, this model listens to layers {encoder.layers} of {encoder.fingerprint}; "
+            "ingest again with the model's audio_encoder folder as --audio-model"
         )
-    buckets = None
-    if recipe.stage == 3:
-        speeds = np.concatenate([clip.speed for clip in reader.clips()])
-        buckets = fit_buckets(torch.from_numpy(speeds), config.speed_buckets)
+    buckets = speed_buckets(reader, config.speed_buckets) if recipe.stage == 3 else None
     torch.manual_seed(recipe.seed)
     card = Card(
         stage=recipe.stage,

@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from emo_core.checkpoint import Checkpoint
-from emo_core.inference.export import contact_sheet
+from emo_core.inference.export import MARK, contact_sheet, save_picture
 from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait, Sampling
 from emo_core.model.codec import decode_latents
 from emo_core.training.latents import LatentCache
@@ -44,9 +43,9 @@ def write_preview(
     pair = np.concatenate([truth, made], axis=2)
     if card.stage == 1:
         path = folder / f"{step:06d}.png"
-        Image.fromarray(contact_sheet(pair, columns=4)).save(path)
+        save_picture(contact_sheet(pair, columns=4), path)
         return path
     path = folder / f"{step:06d}.mp4"
     sound = reader.sound(clip.clip_id)[: round(frames / reader.fps * SAMPLE_RATE)]
-    encode_video(path, pair, reader.fps, sound)
+    encode_video(path, pair, reader.fps, sound, comment=MARK)
     return path

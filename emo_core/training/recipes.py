@@ -6,7 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Recipe(BaseModel):
-    """All numbers of one training run that are not the model's."""
+    """All numbers of one training run that are not the model's.
+
+    Not in the paper: everything below `learning_rate`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -30,7 +33,7 @@ class Recipe(BaseModel):
 
 
 def stage1_image() -> Recipe:
-    """Images: Backbone, ReferenceNet and Face Locator; the reference is another frame of the same clip."""
+    """Images: Backbone, ReferenceNet and Face Locator; the reference is drawn from the same clip."""
     return Recipe(stage=1, steps=30_000, batch=48, micro_batch=48, learning_rate=1e-5)
 
 

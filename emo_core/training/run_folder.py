@@ -53,8 +53,8 @@ class RunFolder:
                     f"{self.folder}: holds another run (see its run.json); choose another --out or remove it"
                 )
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise UserError(f"{self.folder}: is not empty and holds no run; choose another --out")
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise UserError(f"{self.folder}: holds something other than a run; choose another --out")
         (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         (self.folder / "previews").mkdir(exist_ok=True)
         unfinished = path.with_suffix(".part")

@@ -58,8 +58,11 @@ class ClipReader:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (first 16 hex digits) of which clips these are."""
-        return hashlib.sha256("\n".join(row["clip_id"] for row in self.rows).encode()).hexdigest()[:16]
+        """sha256 (first 16 hex digits) of the objects that hold these clips: of every value in them."""
+        paths = {self._places[row["clip_id"]].path for row in self.rows}
+        stored = [commit.clips for commit in self.dataset.commits() if commit.clips]
+        held = sorted(one.sha256 for one in stored if one.path in paths)
+        return hashlib.sha256("\n".join(held).encode()).hexdigest()[:16]
 
     def clips(self) -> list[Clip]:
         """All of them, without pictures, in an order that depends on nothing but their names."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import Wav2Vec2Config, Wav2Vec2Model
 from transformers.utils import logging as hf_logging
 
@@ -55,7 +56,7 @@ class AudioEncoder:
             raise UserError(f"audio model {name_or_folder}: there is no such folder; give one, a hub id, or tiny")
         try:
             model, info = _pretrained(name_or_folder)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             first_line = str(error).strip().split("\n")[0]
             raise UserError(
                 f"audio model {name_or_folder}: {first_line} "

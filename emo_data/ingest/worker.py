@@ -94,8 +94,13 @@ def _clips(source: Watched, config: IngestConfig, encoder: AudioEncoder) -> Iter
         if verdict:
             yield refuse(verdict, stretch.start, stretch.stop)
             continue
+        stop = stretch.start
         for start, stop in cut_into_clips(stretch.start, stretch.stop, shortest, longest):
             known = found[start:stop]
             size = float(np.median(height[start:stop][known])) if known.any() else 0.0
             verdict = judge_clip(float(known.mean()), size, thresholds)
             yield refuse(verdict, start, stop) if verdict else clip_row(source, start, stop, config, encoder)
+        if stop < stretch.stop:
+            rest = (stretch.stop - stop) / fps
+            short = Verdict(Reason.TOO_SHORT, "the rest of a stretch that was cut", rest, config.min_seconds)
+            yield refuse(short, stop, stretch.stop)

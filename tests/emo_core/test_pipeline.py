@@ -137,6 +137,10 @@ def _add_key(folder: Path) -> None:
     save_file({**load_file(path), "surplus.weight": torch.zeros(1)}, path, metadata={"format": "pt"})
 
 
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
 def _change_card(field: str, value: object):
     def change(folder: Path) -> None:
         card = json.loads((folder / "emo.json").read_text())
@@ -151,6 +155,9 @@ def _change_card(field: str, value: object):
         (_drop_key, r"backbone.*missing keys: conv_out\.bias"),
         (_add_key, r"face_locator.*unexpected keys: surplus\.weight"),
         (lambda folder: shutil.rmtree(folder / "reference_net"), r"reference_net: this part of the model is missing"),
+        (lambda folder: shutil.rmtree(folder / "scheduler"), "scheduler_config.json: cannot be read"),
+        (lambda folder: _truncate(folder / "audio_encoder" / "model.safetensors"), "audio_encoder"),
+        (lambda folder: _truncate(folder / "vae" / "diffusion_pytorch_model.safetensors"), "vae: cannot be loaded"),
         (_change_card("version", 2), "model version 2, this program reads version 1"),
         (_change_card("stage", 9), r"emo\.json: stage"),
         (_change_card("colour", "blue"), r"emo\.json: colour"),
@@ -201,3 +208,18 @@ def test_the_linear_codec_keeps_what_its_components_hold():
     assert latents.shape == (64, 5, 4, 4)
     assert float(latents.var()) == pytest.approx(1, rel=0.01)
     assert torch.allclose(decode_latents(codec, latents), pictures, atol=1e-4)
+
+
+def test_sampling_steps_through_the_schedule_of_the_loss(checkpoint, config, monkeypatch):
+    """The sampler's own copy has the very alphas that the loss drew its noise with."""
+    alphas = []
+    original = type(checkpoint.scheduler).step
+
+    def watched(self, *args, **kwargs):
+        alphas.append(self.alphas_cumprod)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(checkpoint.scheduler), "step", watched)
+    EMOPipeline.of(checkpoint)(portrait(config), drive(config, 3), Sampling(steps=2))
+    assert len(alphas) == 2
+    assert all(torch.equal(seen, checkpoint.scheduler.alphas_cumprod) for seen in alphas)

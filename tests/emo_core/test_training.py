@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
 from emo_core.checkpoint import fingerprint, load
 from emo_core.model.config import ModelConfig
@@ -247,7 +248,7 @@ def test_wrong_datasets_are_refused(data, tmp_path, models, encoder, config):
     foreign = str(tmp_path / "foreign")
     dataset = Dataset.create(foreign, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
     dataset.write_source("0", "0.mp4", "0", [{**row(0, encoder, config.size), "audio_extractor": "another"}], [])
-    with pytest.raises(UserError, match="extractor another"):
+    with pytest.raises(UserError, match=r"extractor.*another"):
         prepare(recipe(2), foreign, tmp_path / "out", models[1], CPU)
     assert not (tmp_path / "out").exists()
 
@@ -267,7 +268,7 @@ def test_a_diverged_run_stops_and_keeps_its_checkpoint(data, tmp_path, monkeypat
     trainer: Trainer = prepare(recipe(1), data, tmp_path / "run", None, CPU)
     losses = iter([1.0, 1.0, 1.0, float("nan")])
     monkeypatch.setattr("emo_core.training.loop.accumulate", lambda *_: next(losses))
-    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: None)
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(1.0))
     with pytest.raises(DivergedError, match="step 4"):
         trainer.train()
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
@@ -281,3 +282,46 @@ def test_a_folder_of_another_run_is_left_alone(data, tmp_path):
     with pytest.raises(UserError, match="another run"):
         prepare(recipe(1, seed=7), data, tmp_path / "run", None, CPU)
     assert (tmp_path / "run" / "run.json").read_text() == before
+
+
+def test_a_codec_is_swapped_by_a_path(data, tmp_path, config):
+    """Stage 1 with a VAE in the diffusers convention: the model takes its channels and carries it on."""
+    torch.manual_seed(0)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=config.size,
+    )
+    vae.save_pretrained(tmp_path / "vae")
+    trainer = prepare(recipe(1, steps=1), data, tmp_path / "run", None, CPU, tmp_path / "vae")
+    trainer.train()
+    loaded = load(trainer.run.model)
+    assert isinstance(loaded.codec, AutoencoderKL)
+    assert loaded.card.config.latent_channels == 4
+    assert all(torch.equal(value, vae.state_dict()[name]) for name, value in loaded.codec.state_dict().items())
+    AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4).save_pretrained(tmp_path / "coarse")
+    with pytest.raises(UserError, match="--codec"):
+        prepare(recipe(1), data, tmp_path / "out", None, CPU, tmp_path / "coarse")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_layers_of_the_same_extractor_are_refused(data, tmp_path, models, encoder, config):
+    """As many layers of the same width are not yet the same features."""
+    foreign = str(tmp_path / "foreign")
+    dataset = Dataset.create(foreign, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
+    other = np.array([layer + 1 for layer in encoder.layers], np.int32)
+    dataset.write_source("0", "0.mp4", "0", [{**row(0, encoder, config.size), "audio_layers": other}], [])
+    with pytest.raises(UserError, match="layers"):
+        prepare(recipe(3), foreign, tmp_path / "out", models[2], CPU)
+
+
+def test_another_frame_rate_is_refused(data, tmp_path, encoder, config):
+    """The model is run at 25 frames per second, so it is trained at no other."""
+    fast = str(tmp_path / "fast")
+    dataset = Dataset.create(fast, {"fps": 30.0, "size": config.size, "audio_model": "tiny"})
+    dataset.write_source("0", "0.mp4", "0", [row(0, encoder, config.size)], [])
+    with pytest.raises(UserError, match="--fps 25"):
+        prepare(recipe(1), fast, tmp_path / "out", None, CPU)

@@ -104,6 +104,7 @@ def test_nothing_half_written_and_no_leftovers(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         made.write_source("a", "one.mp4", "s", [clip(1)], [])
     monkeypatch.undo()
+    assert not [file for file in (tmp_path / "d").rglob("*") if file.name.startswith(".")]
     assert Dataset.open(str(tmp_path / "d")).commits() == []
     made.write_source("a", "one.mp4", "s", [clip(1)], [])
     assert Dataset.open(str(tmp_path / "d")).verify() == []
@@ -148,3 +149,21 @@ def test_a_writer_refuses_other_settings(dataset, url):
     assert Dataset.create(url, {"size": 64}).config == {"size": 64}
     with pytest.raises(UserError, match="size 64, not 128"):
         Dataset.create(url, {"size": 128})
+
+
+def test_a_folder_with_the_signs_of_a_pattern_is_a_folder(tmp_path):
+    made = Dataset.create(str(tmp_path / "a [b]*"), {})
+    made.write_source("a", "one.mp4", "s", [clip(1)], [])
+    assert [commit.key for commit in Dataset.open(made.url).commits()] == ["a"]
+
+
+def test_a_missing_or_damaged_object_is_named(tmp_path):
+    made = Dataset.create(str(tmp_path / "d"), {})
+    made.write_source("a", "one.mp4", "s", [clip(1)], [])
+    stored = tmp_path / "d" / "clips" / "a.parquet"
+    stored.write_bytes(b"PAR1 no more")
+    with pytest.raises(UserError, match=r"clips/a\.parquet is missing or damaged"):
+        made.clips(["clip_id"])
+    stored.unlink()
+    with pytest.raises(UserError, match="emo data verify"):
+        made.clips(["clip_id"])

@@ -45,12 +45,12 @@ def test_failed_work_is_not_called_done(capsys):
     assert "done" not in capsys.readouterr().err
 
 
-def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch, capsys):
+def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch, capfd):
     monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "100")
     with progress("stage 1") as report:
         report(3, 4, "step")
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == ""
     assert "stage 1" in err and "100%" in err and "left" in err
 
