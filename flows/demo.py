@@ -38,7 +38,7 @@ class DemoSettings(BaseModel):
     stage_steps: tuple[int, int, int] | None = None
     """Other than those of the small recipes."""
     sampling_steps: int = 10
-    guidance: float = 2.5
+    guidance: float = 2.0
     speed: str = "calm"
 
 
