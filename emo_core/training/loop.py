@@ -53,8 +53,9 @@ class Trainer:
         for step in range(first, recipe.steps):
             began = time.perf_counter()
             batch = draw_batch(recipe, self.checkpoint.card.config, clips, self.cache, step).to(self.device)
+            rate = learning_rate(recipe, step)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(recipe, step)
+                group["lr"] = rate
             loss = accumulate(model, scheduler, batch, recipe.micro_batch, recipe.min_snr)
             if not math.isfinite(loss):
                 raise DivergedError(f"loss {loss} at step {step + 1}; {self.run.folder} keeps the last good checkpoint")
@@ -64,7 +65,6 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             done, seconds = step + 1, time.perf_counter() - began
-            rate = learning_rate(recipe, step)
             self.run.record({"step": done, "loss": loss, "lr": rate, "samples_per_s": recipe.batch / seconds})
             if done % recipe.checkpoint_every == 0 and done < recipe.steps:
                 self.run.save(self.checkpoint, done, lambda path: save_optimizer(optimizer, trained, path))

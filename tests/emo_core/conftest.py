@@ -11,7 +11,7 @@ from emo_core.training.batch import Batch
 
 @pytest.fixture
 def config() -> ModelConfig:
-    """16 x 16 pixels, two resolutions, a handful of channels."""
+    """32 x 32 pixels, two resolutions, a handful of channels."""
     return tiny(audio_layers=2, audio_width=8).model_copy(
         update={
             "size": 32,

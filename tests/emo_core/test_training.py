@@ -14,6 +14,7 @@ from emo_core.checkpoint import fingerprint, load
 from emo_core.model.config import ModelConfig
 from emo_core.training import prepare as preparation
 from emo_core.training.loop import DivergedError, Trainer
+from emo_core.training.plot import read_metrics
 from emo_core.training.prepare import prepare
 from emo_core.training.recipes import Recipe, stage_recipe, tiny
 from emo_core.training.stages import trained_parameters
@@ -145,13 +146,9 @@ def test_resumed_run_equals_one_that_never_stopped(data, tmp_path, models, stage
     assert steps == [4, 5, 6]
     expected, found = weights(whole), weights(resumed.run.model)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    losses = [[line["loss"] for line in _metrics(tmp_path / name)] for name in ("whole", "parts")]
+    losses = [[line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts")]
     assert losses[0] == losses[1]
     assert not list((tmp_path / "parts" / "checkpoints").iterdir())
-
-
-def _metrics(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
@@ -180,7 +177,7 @@ def test_golden_losses_of_the_stages(data, tmp_path, models):
     found = {}
     for stage in (1, 2, 3):
         finished(stage, data, tmp_path / f"golden{stage}", models[stage - 1], steps=3)
-        found[str(stage)] = [line["loss"] for line in _metrics(tmp_path / f"golden{stage}")]
+        found[str(stage)] = [line["loss"] for line in read_metrics(tmp_path / f"golden{stage}" / "metrics.jsonl")]
     golden = json.loads(GOLDEN.read_text())
     assert found.keys() == golden.keys(), json.dumps(found)
     assert all(found[stage] == pytest.approx(golden[stage], rel=1e-3) for stage in golden), json.dumps(found)
