@@ -205,8 +205,14 @@ def generate(
     ] = "auto",
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps per clip.")] = 40,
     guidance: Annotated[
-        float, typer.Option(min=0, help="How strongly portrait and voice are followed; 1 is fastest.")
-    ] = 2.0,
+        float | None, typer.Option(min=0, help="How strongly portrait and voice are followed: 2; 1 is fastest.")
+    ] = None,
+    reference_scale: Annotated[
+        float | None, typer.Option(min=0, help="How strongly the portrait is followed, in place of --guidance.")
+    ] = None,
+    audio_scale: Annotated[
+        float | None, typer.Option(min=0, help="How strongly the voice is followed, in place of --guidance.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Device = "auto",
     preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a contact sheet too.")] = None,
@@ -218,7 +224,16 @@ def generate(
     from flows.progress import progress
 
     _check_picture("--preview", preview)
-    sampling = Sampling(steps=steps, guidance=guidance, seed=seed)
+    if guidance is not None:
+        if reference_scale is not None or audio_scale is not None:
+            raise UserError("--guidance is both scales in one: give it, or --reference-scale and --audio-scale")
+        reference_scale = audio_scale = guidance
+    sampling = Sampling(
+        steps=steps,
+        reference_scale=Sampling.reference_scale if reference_scale is None else reference_scale,
+        audio_scale=Sampling.audio_scale if audio_scale is None else audio_scale,
+        seed=seed,
+    )
     request = Request(portrait, audio, out, speed, region, sampling, preview)
     with progress("generate") as report:
         frames = generate(model, request, choose_device(device), report)

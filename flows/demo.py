@@ -38,7 +38,8 @@ class DemoSettings(BaseModel):
     stage_steps: tuple[int, int, int] | None = None
     """Other than those of the small recipes."""
     sampling_steps: int = 10
-    guidance: float = 2.0
+    reference_scale: float = 1.0
+    audio_scale: float = 2.0
     speed: str = "calm"
 
 
@@ -104,7 +105,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     form = IngestConfig(
         size=tiny_model().size, audio_model="tiny", identity_pattern=r"^(look\d+)_", test_share=0.0
     )  # nobody is held out here: the voice and the motion of the video come from sample/held_out
-    sampling = Sampling(settings.sampling_steps, settings.guidance, settings.seed)
+    sampling = Sampling(settings.sampling_steps, settings.reference_scale, settings.audio_scale, settings.seed)
     names = ["sample", "ingest", "stage 1", "stage 2", "stage 3", "losses", "generate"]
     road = _Road(out, _earlier_steps(out), names)
 
@@ -154,7 +155,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     road.step("losses", {}, ["losses.png"], make_plot)
     road.step(
         "generate",
-        settings.model_dump(include={"sampling_steps", "guidance", "speed"}),
+        settings.model_dump(include={"sampling_steps", "reference_scale", "audio_scale", "speed"}),
         ["model", "talking.mp4", "talking.png"],
         make_video,
     )

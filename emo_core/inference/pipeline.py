@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -49,13 +49,36 @@ class Drive:
     """(F,) degrees per frame."""
 
 
+class Branch(NamedTuple):
+    """One run of the Backbone per denoising step, and its part in the guided prediction."""
+
+    reference: float
+    """1 where it is shown the reference, else 0."""
+    audio: float
+    """1 where it hears the voice, else 0."""
+    weight: float
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. guidance 1 needs one branch; any other scale a second one, without reference and audio."""
+    """How to sample: `steps` of DDIM, and two scales of guidance (Not in the paper).
+
+    Of the predictions p(reference, audio) the guided one is p(0, 0) + R (p(1, 0) - p(0, 0)) + A (p(1, 1) - p(1, 0)).
+    """
 
     steps: int = 40
-    guidance: float = 2.0
+    reference_scale: float = 2.0
+    """R: how strongly the portrait is followed."""
+    audio_scale: float = 2.0
+    """A: how strongly the voice is followed."""
     seed: int = 0
+
+    @property
+    def branches(self) -> list[Branch]:
+        """Those that count: one where both scales are 1, two where they are equal or R is 1, else three."""
+        reference, audio = self.reference_scale, self.audio_scale
+        every = [Branch(1, 1, audio), Branch(1, 0, reference - audio), Branch(0, 0, 1 - reference)]
+        return [branch for branch in every if branch.weight != 0]
 
 
 class EMOPipeline(DiffusionPipeline):
@@ -108,7 +131,7 @@ class EMOPipeline(DiffusionPipeline):
     def from_pretrained(cls, folder: str | os.PathLike, *, torch_dtype: torch.dtype | None = None) -> Self:
         """Load a model folder, all or nothing. Raises what `emo_core.checkpoint.load` raises."""
         checkpoint = load(Path(folder))
-        checkpoint.model.eval()
+        checkpoint.model.eval().channels_last()
         pipeline = cls.of(checkpoint)
         return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
 
@@ -132,13 +155,13 @@ class EMOPipeline(DiffusionPipeline):
         clip to clip latents are handed over, for encoding pixels again would shift their colour at every join.
         """
         config, model = self.checkpoint.card.config, self.checkpoint.model
-        keep = torch.tensor([1.0] if sampling.guidance == 1 else [1.0, 0.0]).to(self._execution_device, self.dtype)
-        branches = len(keep)
-        seen = model.reference_net(encode_pictures(self.vae, portrait.picture[None].to(keep)))
+        told = torch.tensor(sampling.branches).to(self._execution_device, self.dtype)  # (branches, 3)
+        branches = len(told)
+        seen = model.reference_net(encode_pictures(self.vae, portrait.picture[None].to(told)))
         reference = model.backbone.project_reference(
-            masked({name: value.expand(branches, -1, -1) for name, value in seen.attention.items()}, keep)
+            masked({name: value.expand(branches, -1, -1) for name, value in seen.attention.items()}, told[:, 0])
         )
-        mask = portrait.mask.to(keep).expand(branches, -1, -1, -1)
+        mask = portrait.mask.to(told).expand(branches, -1, -1, -1)
         total, frames, before = len(drive.speed), config.frames, config.motion_frames
         starts = range(0, total, frames)
         latents = None
@@ -149,22 +172,22 @@ class EMOPipeline(DiffusionPipeline):
                 last = stack_motion(model.reference_net(latents[0, -before:]).maps, 1)
                 motion = {name: value.expand(branches, -1, -1, -1, -1) for name, value in last.items()}
             audio, speed = (
-                torch.from_numpy(surroundings(values, start, frames, config.audio_margin)).to(keep)[None]
+                torch.from_numpy(surroundings(values, start, frames, config.audio_margin)).to(told)[None]
                 for values in (drive.audio, drive.speed)
             )
             conditions = model.conditions(
                 reference=reference,
                 motion=motion,
-                audio=audio * keep.view(-1, 1, 1, 1, 1),
+                audio=audio * told[:, 1].view(-1, 1, 1, 1, 1),
                 speed=speed.expand(branches, -1, -1),
                 mask=mask,
             )
-            latents = self._denoise(conditions, sampling, clip, branches)
+            latents = self._denoise(conditions, sampling, clip)
             yield _to_pixels(decode_latents(self.vae, latents[0]))[: total - start]
             if on_clip is not None:
                 on_clip(clip + 1, len(starts))
 
-    def _denoise(self, conditions: Conditions, sampling: Sampling, clip: int, branches: int) -> Tensor:
+    def _denoise(self, conditions: Conditions, sampling: Sampling, clip: int) -> Tensor:
         """Latents (1, f, C, H, W) of one clip. Its noise depends on (seed, clip) only, not on the clips before.
 
         What noise the frames of a clip have in common, all clips of the video have in common.
@@ -177,11 +200,11 @@ class EMOPipeline(DiffusionPipeline):
         latents = mix_noise(common, own, config.common_noise).to(conditions.location)
         scheduler = DDIMScheduler.from_config(self.scheduler.config)  # a copy: `set_timesteps` writes into it
         scheduler.set_timesteps(sampling.steps, device=latents.device)
+        weights = torch.tensor([branch.weight for branch in sampling.branches]).to(latents)
         for timestep in scheduler.timesteps:
-            prediction = self.backbone(latents.expand(branches, -1, -1, -1, -1), timestep.expand(branches), conditions)
-            if branches == 2:
-                told, untold = prediction.chunk(2)
-                prediction = untold + sampling.guidance * (told - untold)
+            copies = latents.expand(len(weights), -1, -1, -1, -1)
+            each = self.backbone(copies, timestep.expand(len(weights)), conditions)
+            prediction = torch.einsum("b,bfchw->fchw", weights, each)[None]
             latents = scheduler.step(prediction, timestep, latents).prev_sample
         return latents
 

@@ -1,7 +1,9 @@
 """All trained parts of EMO together: how they are built, how they grow, how they turn inputs into conditions."""
 
 from collections.abc import Mapping
+from typing import Self
 
+import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -38,6 +40,10 @@ class EMO(nn.Module):
     def parts(self) -> dict[str, ModelMixin]:
         """The parts that exist, by the name of their folder in a checkpoint."""
         return {name: part for name, part in self.named_children() if isinstance(part, ModelMixin)}
+
+    def channels_last(self) -> Self:
+        """Lay the convolutions' weights out in memory as they compute fastest; no value changes."""
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def conditions(
         self,

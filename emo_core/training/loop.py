@@ -1,6 +1,7 @@
 """The one loop that trains every stage: draw, step, write down, save; and go on exactly where it stopped."""
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ class Trainer:
         if self.run.finished():
             return
         recipe, scheduler = self.recipe, self.checkpoint.scheduler
-        model = self.checkpoint.model.to(self.device)
+        model = self.checkpoint.model.to(self.device).channels_last()
         trained = freeze_all_but(model, recipe.stage)
+        parameters, side_by_side = list(trained.values()), _side_by_side(self.device)
         optimizer = make_optimizer(trained, recipe)
         clips = self.reader.clips()
         first = self.run.resume(model)
@@ -56,10 +58,10 @@ class Trainer:
             rate = learning_rate(recipe, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = accumulate(model, scheduler, batch, recipe.micro_batch, recipe.min_snr)
+            loss = accumulate(model, parameters, scheduler, batch, recipe.micro_batch, recipe.min_snr, side_by_side)
             if not math.isfinite(loss):
                 raise DivergedError(f"loss {loss} at step {step + 1}; {self.run.folder} keeps the last good checkpoint")
-            norm = torch.nn.utils.clip_grad_norm_(trained.values(), recipe.clip_norm)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             if not torch.isfinite(norm):
                 raise DivergedError(f"gradient {norm} at step {step + 1}; {self.run.folder} keeps the last checkpoint")
             optimizer.step()
@@ -76,3 +78,8 @@ class Trainer:
                 on_step(done, recipe.steps, f"loss {loss:.3f}")
         model.eval()
         self.run.finish(self.checkpoint)
+
+
+def _side_by_side(device: torch.device) -> int:
+    """How many micro-batches fill the device: on a CPU as many as it has cores beside each operation's own threads."""
+    return max(1, (os.cpu_count() or 1) // torch.get_num_threads()) if device.type == "cpu" else 1

@@ -29,13 +29,13 @@ def make_optimizer(trained: dict[str, nn.Parameter], recipe: Recipe) -> torch.op
         {"params": [p for p in trained.values() if p.dim() > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in trained.values() if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=True)
 
 
 def save_optimizer(optimizer: torch.optim.AdamW, trained: dict[str, nn.Parameter], path: Path) -> None:
     """Write the state of every parameter under the parameter's name."""
     state = {
-        f"{name}/{key}": value
+        f"{name}/{key}": value.contiguous()
         for name, parameter in trained.items()
         for key, value in optimizer.state.get(parameter, {}).items()
     }
@@ -50,4 +50,10 @@ def load_optimizer(optimizer: torch.optim.AdamW, trained: dict[str, nn.Parameter
         saved.setdefault(name, {})[key] = value
     for name, state in saved.items():
         parameter = trained[name]
-        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in state.items()}
+        # Moments are laid out in memory as their parameter is.
+        optimizer.state[parameter] = {
+            key: torch.empty_like(parameter).copy_(value)
+            if value.shape == parameter.shape
+            else value.to(parameter.device)
+            for key, value in state.items()
+        }

@@ -82,8 +82,8 @@ def test_the_clip_before_is_remembered(checkpoint, config):
     assert not np.array_equal(videos[0][second], videos[1][second])
 
 
-def test_guidance_of_one_needs_one_branch(checkpoint, config, monkeypatch):
-    """The second branch is computed only where a scale asks for it."""
+@pytest.mark.parametrize(("scales", "branches"), [((1, 1), 1), ((2, 2), 2), ((1, 3), 2), ((2, 1), 3), ((0, 0), 1)])
+def test_only_the_branches_that_are_asked_for(checkpoint, config, monkeypatch, scales, branches):
     pipeline = EMOPipeline.of(checkpoint)
     batches = []
     original = checkpoint.model.backbone.forward
@@ -93,9 +93,31 @@ def test_guidance_of_one_needs_one_branch(checkpoint, config, monkeypatch):
         return original(latents, timestep, conditions)
 
     monkeypatch.setattr(checkpoint.model.backbone, "forward", counted)
-    for guidance in (1.0, 2.0):
-        pipeline(portrait(config), drive(config, 3), Sampling(steps=2, guidance=guidance))
-    assert batches == [1, 1, 2, 2]
+    pipeline(portrait(config), drive(config, 3), Sampling(2, *scales))
+    assert batches == [branches, branches]
+
+
+def test_guidance_weighs_what_is_shown_and_what_is_heard():
+    """p(0, 0) + R (p(1, 0) - p(0, 0)) + A (p(1, 1) - p(1, 0)), for predictions made up by hand."""
+    neither, shown, heard = 3.0, 5.0, 11.0
+    made_up = {(0, 0): neither, (1, 0): shown, (1, 1): heard}
+    for reference, audio in ((1, 1), (2, 2), (1, 3), (2.5, 4), (0, 1)):
+        guided = sum(weight * made_up[seen, told] for seen, told, weight in Sampling(1, reference, audio).branches)
+        assert guided == pytest.approx(neither + reference * (shown - neither) + audio * (heard - shown))
+
+
+def test_a_branch_without_a_condition_does_not_hear_or_see_it(checkpoint, config):
+    """At audio scale 0 the voice changes nothing; at both scales 0 neither does the portrait."""
+    pipeline = EMOPipeline.of(checkpoint)
+    voice = drive(config, 3)
+    other = Drive(voice.audio + 5, voice.speed)
+    still = portrait(config)
+    turned = Portrait(still.picture.flip(-1), still.mask)
+    for scales, same_voice, same_face in (((1, 0), True, False), ((0, 0), True, True), ((1, 2), False, False)):
+        sampling = Sampling(2, *scales)
+        made = pipeline(still, voice, sampling)
+        assert np.array_equal(made, pipeline(still, other, sampling)) == same_voice
+        assert np.array_equal(made, pipeline(turned, voice, sampling)) == same_face
 
 
 def test_the_reference_is_looked_at_once_per_video(checkpoint, config, monkeypatch):

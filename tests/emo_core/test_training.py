@@ -184,14 +184,17 @@ def test_golden_losses_of_the_stages(data, tmp_path, models):
 
 
 def test_accumulation_equals_the_whole_batch(model, batch, scheduler):
-    """Two micro-batches of one give the gradients of one batch of two."""
-    gradients = []
-    for micro in (2, 1):
+    """Two micro-batches of one give the gradients of one batch of two; side by side or not, to the last bit."""
+    trained = list(model.parameters())
+
+    def gathered(micro, side_by_side):
         model.zero_grad()
-        loss = accumulate(model, scheduler, batch, micro, 5.0)
-        gradients.append((loss, [p.grad.clone() for p in model.parameters() if p.grad is not None]))
-    assert gradients[0][0] == pytest.approx(gradients[1][0], abs=1e-6)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients[0][1], gradients[1][1], strict=True))
+        loss = accumulate(model, trained, scheduler, batch, micro, 5.0, side_by_side)
+        return [torch.tensor(loss), *(p.grad for p in trained if p.grad is not None)]
+
+    whole, one_by_one, at_once = gathered(2, 1), gathered(1, 1), gathered(1, 2)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, one_by_one, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(one_by_one, at_once, strict=True))
 
 
 def test_dropped_conditions_are_dropped(model, batch, scheduler):
