@@ -35,14 +35,20 @@ def noise_schedule(prediction: Prediction) -> DDIMScheduler:
     )
 
 
-def mix_noise(common: np.ndarray, own: np.ndarray, share: float) -> Tensor:
-    """Noise of unit variance for frames: a share of its variance is common to them all, the rest each one's own.
+def mix_noise(keys: np.ndarray, places: np.ndarray, own: np.ndarray, share: float) -> Tensor:
+    """Noise of unit variance for F neighbouring frames, (..., F, C, H, W).
 
-    common, own: float32 standard normal, broadcast against each other.
+    A share of its variance is a path through the keys (..., K, C, H, W), on which frame f is at places (..., F), in
+    keys; the rest is each frame's own (..., F, C, H, W). keys, own: float32 standard normal.
 
-    Not in the paper. A network that has learnt pictures gives like noise like pictures, so frames that have noise in
-    common hold together from the start, and temporal modules need to learn only what moves.
+    Not in the paper. A network that has learnt pictures gives like noise like pictures. So frames that have noise in
+    common hold together from the start, and temporal modules need to learn only what moves; and where that noise
+    drifts, so does the head.
     """
+    before = np.floor(places).astype(int)
+    angle = ((places - before) * (np.pi / 2)).astype(np.float32)[..., None, None, None]
+    start, end = (np.take_along_axis(keys, (before + i)[..., None, None, None], axis=-4) for i in (0, 1))
+    common = np.cos(angle) * start + np.sin(angle) * end  # a quarter of a circle from key to key: unit variance on it
     return torch.from_numpy(np.sqrt(np.float32(share)) * common + np.sqrt(np.float32(1 - share)) * own)
 
 

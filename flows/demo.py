@@ -37,7 +37,7 @@ class DemoSettings(BaseModel):
     seed: int = 0
     stage_steps: tuple[int, int, int] | None = None
     """Other than those of the small recipes."""
-    sampling_steps: int = 10
+    sampling_steps: int = 8
     reference_scale: float = 1.0
     audio_scale: float = 2.0
     speed: str = "calm"

@@ -25,6 +25,9 @@ from emo_core.model.reference_net import ReferenceNet
 from emo_core.model.speed import SpeedEncoder
 from emo_data.dataset.window import surroundings
 
+_COMMON, _OWN = 0, 1
+"""Streams of random numbers."""
+
 OnClip = Callable[[int, int], None]
 """(clips done, clips in all)."""
 
@@ -188,16 +191,20 @@ class EMOPipeline(DiffusionPipeline):
                 on_clip(clip + 1, len(starts))
 
     def _denoise(self, conditions: Conditions, sampling: Sampling, clip: int) -> Tensor:
-        """Latents (1, f, C, H, W) of one clip. Its noise depends on (seed, clip) only, not on the clips before.
-
-        What noise the frames of a clip have in common, all clips of the video have in common.
-        """
+        """Latents (1, f, C, H, W) of one clip. Its noise depends on (seed, clip) only, not on the clips before."""
         config = self.checkpoint.card.config
         side = config.size // config.codec_downscale
-        shape = (1, config.frames, config.latent_channels, side, side)
-        own = np.random.default_rng([sampling.seed, clip + 1]).standard_normal(shape, dtype=np.float32)
-        common = np.random.default_rng([sampling.seed, 0]).standard_normal((1, 1, *shape[2:]), dtype=np.float32)
-        latents = mix_noise(common, own, config.common_noise).to(conditions.location)
+        shape = (config.latent_channels, side, side)
+
+        def draw(stream: int, count: int, *size: int) -> np.ndarray:
+            rng = np.random.default_rng([sampling.seed, stream, count])
+            return rng.standard_normal((*size, *shape), dtype=np.float32)
+
+        places = (clip * config.frames + np.arange(config.frames)) / config.noise_drift
+        first, last = int(places[0]), int(places[-1])
+        keys = np.stack([draw(_COMMON, key) for key in range(first, last + 2)])
+        own = draw(_OWN, clip, config.frames)
+        latents = mix_noise(keys, places - first, own, config.common_noise)[None].to(conditions.location)
         scheduler = DDIMScheduler.from_config(self.scheduler.config)  # a copy: `set_timesteps` writes into it
         scheduler.set_timesteps(sampling.steps, device=latents.device)
         weights = torch.tensor([branch.weight for branch in sampling.branches]).to(latents)

@@ -34,6 +34,7 @@ class ModelConfig(BaseModel):
         description="what the Backbone predicts: the noise, the velocity, or the clean latents"
     )
     common_noise: float = Field(default=0.0, ge=0, lt=1, description="share of the noise that frames have in common")
+    noise_drift: int = Field(default=40, gt=0, description="frames in which the common noise becomes another")
 
 
 def sd15() -> ModelConfig:
@@ -66,7 +67,7 @@ def tiny(audio_layers: int = 2, audio_width: int = 64) -> ModelConfig:
     audio_layers, audio_width: what the dataset's audio encoder gives.
     """
     return ModelConfig(
-        size=96,
+        size=80,
         latent_channels=24,
         codec_downscale=8,
         channels=(48, 96),
@@ -83,5 +84,5 @@ def tiny(audio_layers: int = 2, audio_width: int = 64) -> ModelConfig:
         locator_channels=(8, 8, 16, 16),
         speed_width=32,
         prediction="sample",
-        common_noise=0.9,
+        common_noise=0.97,
     )

@@ -63,6 +63,14 @@ def _error_weight(clips: list[Clip], windows: list[Window], frames: int, side: i
     return weight / weight.mean(dim=(1, 2, 3, 4), keepdim=True)
 
 
+def _draw_noise(rng: np.random.Generator, shape: tuple[int, ...], config: ModelConfig) -> Tensor:
+    """Noise (B, F, C, H, W) from anywhere in a video."""
+    batch, frames, *picture = shape
+    places = rng.random((batch, 1)) + np.arange(frames) / config.noise_drift
+    keys = rng.standard_normal((batch, int(places.max()) + 2, *picture), dtype=np.float32)
+    return mix_noise(keys, places, rng.standard_normal(shape, dtype=np.float32), config.common_noise)
+
+
 def draw_batch(recipe: Recipe, config: ModelConfig, clips: list[Clip], cache: LatentCache, step: int) -> Batch:
     """The batch of a step (counted from 0)."""
     frames, before = (1, 0) if recipe.stage == 1 else (config.frames, config.motion_frames)
@@ -105,11 +113,7 @@ def draw_batch(recipe: Recipe, config: ModelConfig, clips: list[Clip], cache: La
         speed=speed,
         keep_reference=keep_reference,
         keep_motion=torch.from_numpy(rng.random(recipe.batch) >= recipe.zero_motion).float(),
-        noise=mix_noise(
-            rng.standard_normal((len(latents), 1, *latents.shape[2:]), dtype=np.float32),
-            rng.standard_normal(latents.shape, dtype=np.float32),
-            config.common_noise if recipe.stage > 1 else 0.0,
-        ),
+        noise=_draw_noise(rng, tuple(latents.shape), config),
         weight=_error_weight(clips, windows, frames, latents.shape[-1], recipe.mouth_weight),
         strata=torch.from_numpy(rng.permutation(strata)),
     )

@@ -27,7 +27,7 @@ class Recipe(BaseModel):
     drop_all: float = Field(default=0.05, description="share of samples without reference and audio, for guidance")
     drop_audio: float = Field(default=0.05, description="share of samples without audio")
     zero_motion: float = Field(default=0.2, description="share of samples without motion frames: a video's first clip")
-    grow_mask: float = Field(default=0.3, description="the face region is enlarged by up to this share of its size")
+    grow_mask: float = Field(default=0.5, description="the face region is enlarged by up to this share of its size")
     seed: int = 0
     checkpoint_every: int = Field(default=500, gt=0)
     preview_every: int = Field(default=1000, gt=0)
@@ -55,7 +55,7 @@ def stage_recipe(stage: int) -> Recipe:
 
 def tiny(recipe: Recipe) -> Recipe:
     """The same stage for `emo_core.model.config.tiny()`: from random weights to a talking face in minutes on a CPU."""
-    steps = {1: 1200, 2: 260, 3: 30}[recipe.stage]
+    steps = {1: 1800, 2: 400, 3: 40}[recipe.stage]
     rate = {1: 4e-3, 2: 1e-3, 3: 3e-4}[recipe.stage]
     # The mouth is a hundredth of the picture: in an even loss, what the voice explains is lost in what it does not.
     weight = {1: 1.0, 2: 8.0, 3: 8.0}[recipe.stage]

@@ -1,12 +1,17 @@
 """The smallest EMO that has every part, for tests that look at structure and not at quality."""
 
+import numpy as np
 import pytest
 import torch
 
+from emo_core.checkpoint import Card, Checkpoint
 from emo_core.diffusion import noise_schedule
+from emo_core.inference.pipeline import Drive, Portrait
+from emo_core.model.codec import LinearCodec
 from emo_core.model.config import ModelConfig, tiny
 from emo_core.model.emo import EMO, build
 from emo_core.training.batch import Batch
+from emo_data.features.audio import AudioEncoder
 
 
 @pytest.fixture
@@ -80,3 +85,27 @@ def batch(config: ModelConfig) -> Batch:
         weight=torch.ones(2, c.frames, 1, side, side),
         strata=torch.tensor([0.2, 0.7]),
     )
+
+
+@pytest.fixture
+def checkpoint(model, config, scheduler) -> Checkpoint:
+    """The smallest model with a codec and the built-in audio encoder."""
+    torch.manual_seed(0)
+    encoder = AudioEncoder.load("tiny")
+    codec = LinearCodec.fit(torch.rand(4, 3, 32, 32) * 2 - 1, config.codec_downscale, config.latent_channels)
+    card = Card(
+        stage=3, config=config, audio_fingerprint=encoder.fingerprint, speed_buckets=BUCKETS, lineage=["one", "two"]
+    )
+    return Checkpoint(card, model, codec, scheduler, encoder)
+
+
+def portrait(config, seed: int = 0) -> Portrait:
+    generator = torch.Generator().manual_seed(seed)
+    picture = torch.rand(3, config.size, config.size, generator=generator) * 2 - 1
+    return Portrait(picture, torch.ones(1, config.size, config.size))
+
+
+def drive(config, frames: int, seed: int = 0) -> Drive:
+    rng = np.random.default_rng(seed)
+    shape = (frames, config.audio_layers, config.audio_width)
+    return Drive(rng.standard_normal(shape, dtype=np.float32), np.full(frames, 0.5, np.float32))

@@ -9,36 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emo_core.checkpoint import Card, Checkpoint, load, read_card, save
+from emo_core.checkpoint import load, read_card, save
 from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait, Sampling
 from emo_core.model.codec import LinearCodec, decode_latents, encode_pictures
 from emo_data.errors import UserError
-from emo_data.features.audio import AudioEncoder
-from tests.emo_core.conftest import BUCKETS
-
-
-@pytest.fixture
-def checkpoint(model, config, scheduler) -> Checkpoint:
-    """The smallest model with a codec and the built-in audio encoder."""
-    torch.manual_seed(0)
-    encoder = AudioEncoder.load("tiny")
-    codec = LinearCodec.fit(torch.rand(4, 3, 32, 32) * 2 - 1, config.codec_downscale, config.latent_channels)
-    card = Card(
-        stage=3, config=config, audio_fingerprint=encoder.fingerprint, speed_buckets=BUCKETS, lineage=["one", "two"]
-    )
-    return Checkpoint(card, model, codec, scheduler, encoder)
-
-
-def portrait(config, seed: int = 0) -> Portrait:
-    generator = torch.Generator().manual_seed(seed)
-    picture = torch.rand(3, config.size, config.size, generator=generator) * 2 - 1
-    return Portrait(picture, torch.ones(1, config.size, config.size))
-
-
-def drive(config, frames: int, seed: int = 0) -> Drive:
-    rng = np.random.default_rng(seed)
-    shape = (frames, config.audio_layers, config.audio_width)
-    return Drive(rng.standard_normal(shape, dtype=np.float32), np.full(frames, 0.5, np.float32))
+from tests.emo_core.conftest import drive, portrait
 
 
 @pytest.mark.parametrize("frames", [1, 3, 7])
