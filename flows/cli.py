@@ -314,9 +314,10 @@ def run(arguments: list[str]) -> int:
 
 def main() -> None:
     """The console script."""
-    # The small model's layers take microseconds: two threads that wait for each other are slower than one, and where
-    # they spin while they wait, another busy process makes them 60 times slower. Whoever has a larger model sets
-    # OMP_NUM_THREADS. It must be said before torch is imported, which only the commands do.
+    # The small model's layers take microseconds: threads inside an operation wait for each other longer than they
+    # work, and where they spin while they wait, another busy process makes them 60 times slower. Training has other
+    # work for the other cores (see `accumulate`). Whoever has a larger model sets OMP_NUM_THREADS. It must be said
+    # before torch is imported, which only the commands do.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     sys.exit(run(sys.argv[1:]))

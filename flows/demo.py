@@ -39,7 +39,7 @@ class DemoSettings(BaseModel):
     """Other than those of the small recipes."""
     sampling_steps: int = 8
     reference_scale: float = 1.0
-    audio_scale: float = 2.0
+    audio_scale: float = 3.0
     speed: str = "calm"
 
 

@@ -11,7 +11,7 @@ from emo_core.inference.pipeline import Drive, EMOPipeline, Sampling
 from emo_core.inference.preprocess import frame_portrait, parse_speed
 from emo_data.errors import UserError
 from emo_data.schema import FPS, SAMPLE_RATE
-from emo_data.video import read_sound
+from emo_data.sound import read_sound
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from emo_data.ingest.accept import sound_state
 from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.scan import Scan
 from emo_data.schema import SAMPLE_RATE, SCHEMA_VERSION, SoundState, Split
-from emo_data.video import Decoder, VideoInfo, encode_video, read_pictures, sound_between
+from emo_data.sound import sound_between
+from emo_data.video import Decoder, VideoInfo, encode_video, read_pictures
 
 _JUDGED_EVERY = 5
 """Sharpness and brightness change slowly: every fifth frame is enough."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from emo_data.container import Unreadable
 from emo_data.features.audio import AudioEncoder
 from emo_data.ingest.accept import Verdict, judge_clip, judge_source, judge_stretch
 from emo_data.ingest.clip import ClipRow, Watched, clip_row, watched
@@ -14,7 +15,7 @@ from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.scan import scan
 from emo_data.ingest.split import cut_into_clips, frame_states, stretches
 from emo_data.schema import Reason
-from emo_data.video import DecoderFailed, NoVideo, Unreadable, VideoInfo, decoders, probe
+from emo_data.video import DecoderFailed, NoVideo, VideoInfo, decoders, probe
 
 BRIDGE_SECONDS = 0.4
 """A face that is lost for no longer than this stays one clip, with NaN in those frames."""

@@ -1,6 +1,7 @@
 """Sample clips with known truth, and what ingestion makes of them."""
 
 import json
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -49,3 +50,11 @@ def rows(ingested) -> dict[str, dict[str, object]]:
     from emo_data.schema import CLIP_SCHEMA
 
     return {name: dataset.read_clip(place, CLIP_SCHEMA.names) for name, place in zip(names, places, strict=True)}
+
+
+def write_wave(path, samples, rate=16_000, channels=1):
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(np.repeat((samples * 32767).astype("<i2"), channels).tobytes())

@@ -1,0 +1,70 @@
+import struct
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from emo_data.errors import UserError
+from emo_data.sound import read_sound, sound_between
+from emo_data.video import encode_video, probe
+from tests.emo_data.conftest import write_wave
+
+
+def tone(seconds, rate=16_000):
+    return 0.5 * np.sin(2 * np.pi * 440 * np.arange(round(seconds * rate)) / rate)
+
+
+def test_sound_lies_where_its_time_stamps_say(tmp_path):
+    """A burst 1 s into a track that itself starts 0.5 s after the pictures."""
+    burst = np.zeros(32_000)
+    burst[16_000:17_600] = tone(0.1)
+    with av.open(str(tmp_path / "v.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray((burst * 32767).astype(np.int16)[None], format="s16", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 16_000, 8_000, Fraction(1, 16_000)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    whole = sound_between(tmp_path / "v.mkv", 0.0, 4.0)
+    assert len(whole) == 64_000
+    heard = np.flatnonzero(np.abs(whole) > 0.01)
+    assert heard[0] / 16_000 == pytest.approx(1.5, abs=0.002) and heard[-1] / 16_000 == pytest.approx(1.6, abs=0.002)
+    later = sound_between(tmp_path / "v.mkv", 1.4, 1.0)
+    assert np.flatnonzero(np.abs(later) > 0.01)[0] / 16_000 == pytest.approx(0.1, abs=0.002)
+
+
+def test_real_tracks_are_aligned_by_time(real_data):
+    videos = real_data / "hostile" / "video"
+    late = sound_between(next(videos.glob("v27_*")), 0.0, 5.0)
+    assert np.abs(late[: int(1.45 * 16_000)]).max() < 1e-3 < np.abs(late[int(1.6 * 16_000) :]).max()
+    original = sound_between(next((real_data / "video").glob("d01_*")), 0.0, 5.0)
+    shifted = late[round(1.49925 * 16_000) :]
+    assert np.corrcoef(shifted, original[: len(shifted)])[0, 1] > 0.95
+    assert len(sound_between(next(videos.glob("v29_*")), 0.0, 5.0)) == 80_000
+    two = probe(next(videos.glob("v30_*")))
+    assert (two.width, two.streams) == (512, 2)  # the first track, not the largest
+
+
+def test_sound_of_any_kind_becomes_16_khz_mono(tmp_path, real_data):
+    write_wave(tmp_path / "s.wav", tone(2, 44_100), 44_100, channels=2)
+    sound = read_sound(tmp_path / "s.wav")
+    assert sound.dtype == np.float32 and len(sound) == pytest.approx(32_000, abs=2)
+    assert np.abs(sound).max() == pytest.approx(0.5, abs=0.02)  # two equal channels are not twice as loud
+    for name in ("x01_mono_8k.wav", "x31_flac.flac", "x15_digital_silence_3s.wav", "x22_truncated.wav"):
+        assert len(read_sound(real_data / "hostile" / "audio" / name)) > 16_000
+
+
+def test_sound_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("not a sound at all, just letters")
+    write_wave(tmp_path / "none.wav", np.zeros(0))
+    samples = np.full(1600, np.nan, "<f4").tobytes()
+    head = b"RIFF" + struct.pack("<I", 36 + len(samples)) + b"WAVEfmt "
+    head += struct.pack("<IHHIIHH", 16, 3, 1, 16_000, 64_000, 4, 32) + b"data" + struct.pack("<I", len(samples))
+    (tmp_path / "nan.wav").write_bytes(head + samples)
+    encode_video(tmp_path / "mute.mp4", [np.zeros((64, 64, 3), np.uint8)] * 10, 25)
+    causes = {"empty.wav": "empty", "text.wav": "sound", "none.wav": "zero length", "nan.wav": "NaN"}
+    for name, cause in (causes | {"mute.mp4": "no sound", "gone.wav": "no such"}).items():
+        with pytest.raises(UserError, match=cause) as error:
+            read_sound(tmp_path / name)
+        assert name in str(error.value)
