@@ -23,6 +23,7 @@ from emo_core.model.codec import Codec, LinearCodec
 from emo_core.model.config import ModelConfig
 from emo_core.model.emo import EMO
 from emo_core.model.face_locator import FaceLocator
+from emo_core.model.pretrained import PICKLED, SAFE
 from emo_core.model.reference_net import ReferenceNet
 from emo_core.model.speed import SpeedEncoder
 from emo_data.errors import UserError
@@ -142,12 +143,12 @@ def read_card(folder: Path) -> Card:
         raise UserError(f"{folder / CARD}: {where}: {first['msg']}") from error
 
 
-def fingerprint(folder: Path) -> str:
-    """sha256 (first 16 hex digits) of all weights and configs of a model folder: its name in a lineage."""
+def fingerprint(place: Path) -> str:
+    """sha256 (first 16 hex digits) of all weights and configs of a model folder, or of a file."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in {".json", ".safetensors"}:
-            digest.update(str(path.relative_to(folder)).encode())
+    for path in [place] if place.is_file() else sorted(place.rglob("*")):
+        if path.suffix in {".json", *SAFE, *PICKLED}:
+            digest.update(str(path.relative_to(place)).encode())
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]

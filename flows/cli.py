@@ -24,6 +24,8 @@ app = typer.Typer(
 
 data = typer.Typer(help="Look into a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
+weights = typer.Typer(help="The public weights that full-size training starts from.", no_args_is_help=True)
+app.add_typer(weights, name="weights")
 
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What to compute on.")]
@@ -165,8 +167,11 @@ def train(
     init: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="RUN/model of the stage before; not for 1.")
     ] = None,
-    codec: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A latent codec for stage 1, such as a VAE; else one is fitted.")
+    preset: Annotated[
+        Literal["tiny", "sd15"], typer.Option(help="The model's size: a laptop's, or the paper's.")
+    ] = "tiny",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Public weights to start from: unet, vae (stage 1), motion (2).")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -174,16 +179,16 @@ def train(
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the loss curve.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Train one stage of the small model; the result is RUN/model. An unfinished RUN goes on where it stopped."""
+    """Train one stage; the result is RUN/model. An unfinished RUN goes on where it stopped."""
     from emo_core.training.plot import plot_losses
     from emo_core.training.prepare import prepare
-    from emo_core.training.recipes import stage_recipe, tiny
+    from emo_core.training.recipes import stage_recipe
     from flows.progress import progress
 
     _check_picture("--plot", plot)
-    recipe = tiny(stage_recipe(stage)).model_copy(update={"seed": seed} | ({"steps": steps} if steps else {}))
+    recipe = stage_recipe(stage, preset).model_copy(update={"seed": seed} | ({"steps": steps} if steps else {}))
     with progress(f"stage {stage}") as report:
-        trainer = prepare(recipe, data, out, init, choose_device(device), codec)
+        trainer = prepare(recipe, data, out, init, choose_device(device), weights)
         trainer.train(report)
     if plot is not None:
         plot_losses({f"stage {stage}": trainer.run.metrics}, plot)
@@ -238,6 +243,44 @@ def generate(
     with progress("generate") as report:
         frames = generate(model, request, choose_device(device), report)
     _say({"video": str(out), "frames": frames}, [f"{frames} frames in {out}"], as_json)
+
+
+WeightsArgument = Annotated[Path, typer.Argument(metavar="DIR", help="What `emo train` takes as --weights.")]
+
+
+@weights.command()
+def check(folder: WeightsArgument, as_json: Json = False) -> None:
+    """What is there, whole or not, and from where the rest would come. Asks no network."""
+    from flows.weights import check
+
+    found = check(folder)
+    lines = [
+        f"{part['name']:10s}{part['state']:11s}{part['what']}: {part['from']}, {part['megabytes']} MB, "
+        + ", ".join([part["licence"], *part["files"]])
+        for part in found
+    ]
+    _say({"folder": str(folder), "parts": found}, lines, as_json)
+    if any(part["state"] in ("missing", "damaged") for part in found):
+        raise typer.Exit(1)
+
+
+@weights.command()
+def fetch(
+    folder: WeightsArgument,
+    part: Annotated[
+        list[str] | None, typer.Option(metavar="unet|vae|motion|wav2vec2", help="Only this part; may be repeated.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch weights from the hub (HF_ENDPOINT), go on with what was interrupted, check every file."""
+    from flows.progress import progress
+    from flows.weights import check, fetch
+
+    with progress("weights") as report:
+        fetch(folder, part or [], report)
+    found = check(folder)
+    lines = [f"{part['name']:10s}{part['state']:11s}licence {part['licence']}" for part in found]
+    _say({"folder": str(folder), "parts": found}, lines, as_json)
 
 
 @app.command()

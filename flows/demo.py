@@ -95,7 +95,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     from emo_core.model.config import tiny as tiny_model
     from emo_core.training.plot import plot_losses
     from emo_core.training.prepare import prepare
-    from emo_core.training.recipes import stage_recipe, tiny
+    from emo_core.training.recipes import stage_recipe
     from emo_data.ingest.config import IngestConfig
     from emo_data.ingest.run import ingest
     from emo_data.synthetic.sample import VERSION, write_sample
@@ -110,7 +110,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     road = _Road(out, _earlier_steps(out), names)
 
     def train_stage(stage: int) -> None:
-        recipe = tiny(stage_recipe(stage)).model_copy(update={"seed": settings.seed})
+        recipe = stage_recipe(stage, "tiny").model_copy(update={"seed": settings.seed})
         if settings.stage_steps is not None:
             recipe = recipe.model_copy(update={"steps": settings.stage_steps[stage - 1]})
         run, init = f"runs/stage{stage}", out / f"runs/stage{stage - 1}/model" if stage > 1 else None

@@ -41,7 +41,6 @@ def small():
     """Every model that is begun is the smallest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("emo_core.model.config.tiny", smallest)
-        patch.setattr("emo_core.training.prepare.tiny", smallest)
         yield
 
 
@@ -214,8 +213,13 @@ def write_voice(path, samples):
         ("generate --preview sheet.xyz", "--preview"),
         ("train --stage 1 --plot loss.xyz", "--plot"),
         ("train --stage 1 --out text.txt", "text.txt"),
-        ("train --stage 1 --codec NOWHERE", "NOWHERE"),
-        ("train --stage 2 --init MODEL --codec NOWHERE", "--codec"),
+        ("train --stage 1 --weights NOWHERE", "NOWHERE"),
+        ("train --stage 1 --weights FULL", "--weights"),
+        ("train --stage 3 --init STAGE2 --weights FULL", "--weights"),
+        ("train --stage 1 --preset sd15", "unet"),
+        ("train --stage 2 --init STAGE1 --preset sd15", "motion"),
+        ("train --stage 3 --init STAGE2 --preset sd15", "another size"),
+        ("generate --guidance 2 --audio-scale 3", "--guidance"),
         ("generate --steps 0", "--steps"),
         ("train --stage 4", "--stage"),
         ("train --stage 2", "--init"),
@@ -252,6 +256,7 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(road, words, named
     Image.new("RGB", (96, 96), "grey").save(tmp_path / "WALL.png")
     write_voice(tmp_path / "silent.wav", [])
     places = {"MODEL": "model", "DATA": "data", "SAMPLE": "sample/clips", "STAGE1": "runs/stage1/model"}
+    places["STAGE2"] = "runs/stage2/model"
     given = [str(out / places[word]) if word in places else word for word in words.split()]
     held_out = out / "sample" / "held_out"
     defaults = {

@@ -37,7 +37,15 @@ class ModelConfig(BaseModel):
     noise_drift: int = Field(default=40, gt=0, description="frames in which the common noise becomes another")
 
 
-def sd15() -> ModelConfig:
+Preset = Literal["tiny", "sd15"]
+
+
+def preset_config(preset: Preset, audio_layers: int, audio_width: int) -> ModelConfig:
+    """A preset for what the dataset's audio encoder gives."""
+    return {"tiny": tiny, "sd15": sd15}[preset](audio_layers, audio_width)
+
+
+def sd15(audio_layers: int = 12, audio_width: int = 768) -> ModelConfig:
     """The paper's model at the paper's size: SD 1.5 with AnimateDiff's temporal modules, 512 x 512."""
     return ModelConfig(
         size=512,
@@ -47,8 +55,8 @@ def sd15() -> ModelConfig:
         attention=(True, True, True, False),
         heads=8,
         norm_groups=32,
-        audio_layers=12,
-        audio_width=768,
+        audio_layers=audio_layers,
+        audio_width=audio_width,
         audio_token_width=768,
         audio_hidden=512,
         temporal_heads=8,

@@ -1,5 +1,6 @@
 """All that comes before the first step: data, the stage's model, and the folder of the run."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from emo_core.checkpoint import Card, Checkpoint, fingerprint, load, load_codec
 from emo_core.diffusion import noise_schedule
 from emo_core.model.codec import Codec, LinearCodec, encode_pictures
-from emo_core.model.config import ModelConfig, tiny
-from emo_core.model.emo import build, grow
+from emo_core.model.config import ModelConfig, preset_config
+from emo_core.model.emo import EMO, build, grow
+from emo_core.model.pretrained import PICKLED, SAFE, WeightsError, load_vae, take_motion, take_unet
 from emo_core.model.speed import fit_buckets
 from emo_core.training.latents import LatentCache
 from emo_core.training.loop import Trainer
@@ -25,17 +27,14 @@ CODEC_PICTURES = 400
 
 
 def prepare(
-    recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device, codec: Path | None = None
+    recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device, weights: Path | None = None
 ) -> Trainer:
     """A trainer, ready to start or to go on.
 
-    codec: folder of a latent codec for stage 1, such as Stable Diffusion's VAE; None fits a linear one to the data.
-
-    init: the finished model of the stage before, RUN/model; None in stage 1. Raises UserError where data, init and
-    stage do not fit together; then nothing is written.
+    init: the finished model of the stage before, RUN/model; None in stage 1. weights: folder of public weights, see
+    `_PUBLIC`; None starts from random ones and fits a linear codec to the data. Raises UserError where data, init,
+    weights and stage do not fit together; then nothing is written.
     """
-    if codec is not None and recipe.stage > 1:
-        raise UserError(f"--codec {codec}: only stage 1 takes one; later stages keep it")
     if (init is None) != (recipe.stage == 1):
         raise UserError(
             f"--stage {recipe.stage}: "
@@ -45,9 +44,10 @@ def prepare(
                 else f"give the model of stage {recipe.stage - 1} as --init"
             )
         )
+    public = _public(recipe, weights)
     reader = ClipReader(data, Split.TRAIN, listening=recipe.stage > 1)
     _check_length(reader, recipe)
-    checkpoint = _first_stage(reader, recipe, codec) if init is None else _next_stage(init, reader, recipe)
+    checkpoint = _first_stage(reader, recipe, public) if init is None else _next_stage(init, reader, recipe, public)
     if reader.fps != FPS:
         raise UserError(f"dataset {data}: has {reader.fps:g} frames per second; ingest again with --fps {FPS}")
     size = checkpoint.card.config.size
@@ -64,6 +64,7 @@ def prepare(
             data=data,
             data_fingerprint=reader.fingerprint,
             init=None if init is None else fingerprint(init),
+            weights={part: fingerprint(path) for part, path in public.items()},
         ),
     )
     run.claim()
@@ -76,30 +77,68 @@ def speed_buckets(reader: ClipReader, buckets: int) -> tuple[list[float], list[f
     return fit_buckets(np.concatenate([clip.speed for clip in reader.clips()]), buckets)
 
 
+_PUBLIC = {1: ("unet", "vae"), 2: ("motion",), 3: ()}
+"""Parts of public weights that a stage starts from: names of folders, or of files, in --weights."""
+
+
+def _public(recipe: Recipe, weights: Path | None) -> dict[str, Path]:
+    """Where the parts are that --weights holds for this stage. The full-size model needs them all."""
+    if weights is not None and not weights.is_dir():
+        raise UserError(f"--weights {weights}: there is no such folder")
+    found = {}
+    for part in _PUBLIC[recipe.stage]:
+        there = [] if weights is None else [weights / f"{part}{ending}" for ending in ("", *SAFE, *PICKLED)]
+        path = next((path for path in there if path.exists()), None)
+        if path is not None:
+            found[part] = path
+        elif recipe.preset == "sd15":
+            raise UserError(f"--preset sd15: starts from public weights; give --weights a folder that holds {part}")
+    if weights is not None and not found:
+        names = " or ".join(_PUBLIC[recipe.stage]) or "no public weights"
+        raise UserError(f"--weights {weights}: stage {recipe.stage} starts from {names}, and none is there")
+    return found
+
+
+def _taken(take: Callable[[EMO, Path], None], model: EMO, path: Path) -> None:
+    try:
+        take(model, path)
+    except WeightsError as error:
+        raise UserError(f"--weights {error}") from error
+
+
 def _check_length(reader: ClipReader, recipe: Recipe) -> None:
-    config = tiny()
+    config = _config(reader, recipe)
     needed = 1 if recipe.stage == 1 else config.frames + config.motion_frames
     if not any(row["frames"] >= needed for row in reader.rows):
         raise UserError(f"dataset {reader.url}: no clip has the {needed} frames that stage {recipe.stage} needs")
 
 
-def _first_stage(reader: ClipReader, recipe: Recipe, codec_folder: Path | None) -> Checkpoint:
-    config = tiny(len(reader.extractor.layers), reader.extractor.width)
-    codec = _fit_codec(reader, recipe, config) if codec_folder is None else _given_codec(codec_folder, config)
+def _config(reader: ClipReader, recipe: Recipe) -> ModelConfig:
+    return preset_config(recipe.preset, len(reader.extractor.layers), reader.extractor.width)
+
+
+def _first_stage(reader: ClipReader, recipe: Recipe, public: dict[str, Path]) -> Checkpoint:
+    config = _config(reader, recipe)
+    codec = _given_codec(public["vae"], config) if "vae" in public else _fit_codec(reader, recipe, config)
     config = config.model_copy(update={"latent_channels": codec.config.latent_channels})
     torch.manual_seed(recipe.seed)
     model = build(config, stage=1)
+    if "unet" in public:
+        _taken(take_unet, model, public["unet"])
     card = Card(stage=1, config=config, audio_fingerprint=None, speed_buckets=None, lineage=[])
     return Checkpoint(card, model, codec, noise_schedule(config.prediction), audio_encoder=None)
 
 
-def _given_codec(folder: Path, config: ModelConfig) -> Codec:
-    codec = load_codec(folder)
+def _given_codec(path: Path, config: ModelConfig) -> Codec:
+    try:
+        codec = load_codec(path) if path.is_dir() else load_vae(path)
+    except WeightsError as error:
+        raise UserError(f"--weights {error}") from error
     with torch.no_grad():
         side = encode_pictures(codec, torch.zeros(1, 3, config.size, config.size)).shape[-1]
     wanted = config.size // config.codec_downscale
     if side != wanted:
-        raise UserError(f"--codec {folder}: makes {side} latent pixels of {config.size}, the model needs {wanted}")
+        raise UserError(f"--weights {path}: makes {side} latent pixels of {config.size}, the model needs {wanted}")
     return codec
 
 
@@ -115,9 +154,11 @@ def _fit_codec(reader: ClipReader, recipe: Recipe, config: ModelConfig) -> Codec
     return LinearCodec.fit(pixels, config.codec_downscale, config.latent_channels)
 
 
-def _next_stage(init: Path, reader: ClipReader, recipe: Recipe) -> Checkpoint:
+def _next_stage(init: Path, reader: ClipReader, recipe: Recipe, public: dict[str, Path]) -> Checkpoint:
     before = load(init, stage=recipe.stage - 1)
     config = before.card.config
+    if config.channels != _config(reader, recipe).channels:
+        raise UserError(f"--preset {recipe.preset}: the model in {init} is of another size; give the preset of stage 1")
     extractor = reader.extractor
     if (len(extractor.layers), extractor.width) != (config.audio_layers, config.audio_width):
         raise UserError(
@@ -140,9 +181,12 @@ def _next_stage(init: Path, reader: ClipReader, recipe: Recipe) -> Checkpoint:
         speed_buckets=buckets,
         lineage=[*before.card.lineage, fingerprint(init)],
     )
+    model = grow(before.model, config, recipe.stage, buckets)
+    if "motion" in public:
+        _taken(take_motion, model, public["motion"])
     return Checkpoint(
         card=card,
-        model=grow(before.model, config, recipe.stage, buckets),
+        model=model,
         codec=before.codec,
         scheduler=before.scheduler,
         audio_encoder=encoder,

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from emo_core.model.config import Preset
+
 
 class Recipe(BaseModel):
     """All numbers of one training run that are not the model's.
@@ -14,6 +16,7 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     stage: Literal[1, 2, 3]
+    preset: Preset = "sd15"
     steps: int = Field(gt=0)
     batch: int = Field(gt=0, description="samples per optimiser step")
     micro_batch: int = Field(gt=0, description="samples per forward pass; divides batch")
@@ -48,9 +51,10 @@ def stage3_speed() -> Recipe:
     return Recipe(stage=3, steps=10_000, batch=4, micro_batch=4, learning_rate=1e-5)
 
 
-def stage_recipe(stage: int) -> Recipe:
-    """The paper's recipe of a stage."""
-    return {1: stage1_image, 2: stage2_video, 3: stage3_speed}[stage]()
+def stage_recipe(stage: int, preset: Preset = "sd15") -> Recipe:
+    """The paper's recipe of a stage, or its small one."""
+    recipe = {1: stage1_image, 2: stage2_video, 3: stage3_speed}[stage]()
+    return tiny(recipe) if preset == "tiny" else recipe
 
 
 def tiny(recipe: Recipe) -> Recipe:
@@ -63,6 +67,7 @@ def tiny(recipe: Recipe) -> Recipe:
     batch = {1: 12, 2: 4, 3: 4}[recipe.stage]
     return recipe.model_copy(
         update={
+            "preset": "tiny",
             "steps": steps,
             "batch": batch,
             "micro_batch": batch // 2,

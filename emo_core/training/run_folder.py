@@ -28,6 +28,8 @@ class RunCard(BaseModel):
     data_fingerprint: str
     init: str | None
     """Fingerprint of the model that was continued."""
+    weights: dict[str, str]
+    """Fingerprints of the public weights that were taken, by part."""
 
 
 class RunFolder:

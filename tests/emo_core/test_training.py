@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, MotionAdapter
 
 from emo_core.checkpoint import fingerprint, load
 from emo_core.model.config import ModelConfig
-from emo_core.training import prepare as preparation
 from emo_core.training.loop import DivergedError, Trainer
 from emo_core.training.plot import read_metrics
 from emo_core.training.prepare import prepare
-from emo_core.training.recipes import Recipe, stage_recipe, tiny
+from emo_core.training.recipes import Recipe, stage_recipe
 from emo_core.training.stages import trained_parameters
 from emo_core.training.step import accumulate, batch_loss
 from emo_data.errors import UserError
@@ -24,6 +23,7 @@ from emo_data.features.audio import AudioEncoder
 from emo_data.schema import SAMPLE_RATE, SCHEMA_VERSION
 from emo_data.store import Dataset
 from emo_data.video import encode_video
+from tests.emo_core.conftest import awake
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_losses.json"
 CPU = torch.device("cpu")
@@ -96,13 +96,13 @@ def smallest(monkeypatch: pytest.MonkeyPatch, config: ModelConfig) -> None:
     def sized(layers: int = 2, width: int = 8) -> ModelConfig:
         return config.model_copy(update={"audio_layers": layers, "audio_width": width})
 
-    monkeypatch.setattr(preparation, "tiny", sized)
+    monkeypatch.setattr("emo_core.model.config.tiny", sized)
 
 
 def recipe(stage: int, steps: int = 6, **changes: object) -> Recipe:
     """A few steps that save often."""
     small = {"steps": steps, "batch": 2, "micro_batch": 2, "checkpoint_every": 3, "preview_every": 100}
-    return tiny(stage_recipe(stage)).model_copy(update={**small, **changes})
+    return stage_recipe(stage, "tiny").model_copy(update={**small, **changes})
 
 
 def finished(stage: int, data: str, folder: Path, init: Path | None = None, **changes: object) -> Path:
@@ -295,16 +295,42 @@ def test_a_codec_is_swapped_by_a_path(data, tmp_path, config):
         norm_num_groups=4,
         sample_size=config.size,
     )
-    vae.save_pretrained(tmp_path / "vae")
-    trainer = prepare(recipe(1, steps=1), data, tmp_path / "run", None, CPU, tmp_path / "vae")
+    vae.save_pretrained(tmp_path / "public" / "vae")
+    trainer = prepare(recipe(1, steps=1), data, tmp_path / "run", None, CPU, tmp_path / "public")
+    assert set(trainer.run.card.weights) == {"vae"}
     trainer.train()
     loaded = load(trainer.run.model)
     assert isinstance(loaded.codec, AutoencoderKL)
     assert loaded.card.config.latent_channels == 4
     assert all(torch.equal(value, vae.state_dict()[name]) for name, value in loaded.codec.state_dict().items())
-    AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4).save_pretrained(tmp_path / "coarse")
-    with pytest.raises(UserError, match="--codec"):
+    AutoencoderKL(block_out_channels=(8,), latent_channels=4, norm_num_groups=4).save_pretrained(
+        tmp_path / "coarse" / "vae"
+    )
+    with pytest.raises(UserError, match="--weights"):
         prepare(recipe(1), data, tmp_path / "out", None, CPU, tmp_path / "coarse")
+    assert not (tmp_path / "out").exists()
+
+
+def test_animatediff_weights_are_where_stage_two_starts(data, tmp_path, models, config):
+    """They are loaded or the run does not begin; a run that starts from others is another run."""
+    adapter = awake(
+        MotionAdapter(
+            block_out_channels=config.channels,
+            motion_layers_per_block=config.layers_per_block,
+            motion_num_attention_heads=config.temporal_heads,
+            motion_norm_num_groups=config.norm_groups,
+            use_motion_mid_block=True,
+        )
+    )
+    adapter.save_pretrained(tmp_path / "public" / "motion")
+    trainer = prepare(recipe(2), data, tmp_path / "run", models[1], CPU, tmp_path / "public")
+    state = trainer.checkpoint.model.backbone.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in adapter.state_dict().items())
+    with pytest.raises(UserError, match="another run"):
+        prepare(recipe(2), data, tmp_path / "run", models[1], CPU)
+    MotionAdapter(block_out_channels=(8,), motion_norm_num_groups=4).save_pretrained(tmp_path / "other" / "motion")
+    with pytest.raises(UserError, match=r"--weights .*missing for Backbone: down_blocks"):
+        prepare(recipe(2), data, tmp_path / "out", models[1], CPU, tmp_path / "other")
     assert not (tmp_path / "out").exists()
 
 
