@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from emo_core.checkpoint import load, read_card, save
 from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait, Sampling
@@ -220,3 +221,37 @@ def test_sampling_steps_through_the_schedule_of_the_loss(checkpoint, config, mon
     EMOPipeline.of(checkpoint)(portrait(config), drive(config, 3), Sampling(steps=2))
     assert len(alphas) == 2
     assert all(torch.equal(seen, checkpoint.scheduler.alphas_cumprod) for seen in alphas)
+
+
+def flops(work) -> int:
+    """Floating-point operations of matrices and convolutions in a piece of work."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize(("scales", "branches"), [((1, 1), 1), ((2, 2), 2), ((1, 3), 2)])
+def test_nothing_is_computed_twice(checkpoint, config, scales, branches):
+    """Three clips take what their parts take alone: the reference once, motion frames per clip, Backbone per step."""
+    steps, clips = 20, 3
+    model, codec, face = checkpoint.model, checkpoint.codec, portrait(config)
+    side = config.size // config.codec_downscale
+    latents = torch.zeros(1, config.frames, config.latent_channels, side, side)
+    seen = model.reference_net(latents[0, :1])
+    reference = model.backbone.project_reference(seen.attention)
+    motion = model.backbone.zero_motion(seen.maps, 1, config.motion_frames)
+    audio = torch.zeros(1, config.frames, 2 * config.audio_margin + 1, config.audio_layers, config.audio_width)
+    speed = torch.zeros(1, config.frames, 2 * config.audio_margin + 1)
+
+    def conditions():
+        return model.conditions(reference=reference, motion=motion, audio=audio, speed=speed, mask=face.mask[None])
+
+    told = conditions()
+    step = flops(lambda: model.backbone(latents, torch.tensor([1]), told))
+    least = flops(lambda: encode_pictures(codec, face.picture[None]))
+    least += flops(lambda: model.reference_net(latents[0, :1])) * (1 + (clips - 1) * config.motion_frames)
+    least += flops(lambda: model.backbone.project_reference(seen.attention))
+    least += clips * (steps * branches * step + flops(conditions) + flops(lambda: decode_latents(codec, latents[0])))
+    sampling = Sampling(steps, *scales)
+    taken = flops(lambda: EMOPipeline.of(checkpoint)(face, drive(config, clips * config.frames), sampling))
+    assert least <= taken <= 1.01 * least
