@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import av
 import numpy as np
@@ -197,8 +197,8 @@ def encode_video(
     with av.open(target, "w", format="mp4", options=options) as container:
         container.metadata["comment"] = comment
         rate = Fraction(fps).limit_denominator(1001)
-        # With mbtree, x264 encodes pictures of less than 128 pixels a little differently each time; and equal sources
-        # must give equal rows.
+        # With mbtree, x264 encodes pictures of less than 128 pixels a little differently each time, and equal sources
+        # must give equal rows. Between frequent key frames it saves larger ones little.
         how = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
         video = container.add_stream("libx264", rate=rate, options=how)
         video.pix_fmt = "yuv420p"
@@ -224,13 +224,9 @@ def encode_video(
 def decode_clip(video: bytes) -> np.ndarray:
     """Every picture of an encoded clip, RGB uint8 (F, H, W, 3)."""
     if importlib.util.find_spec("decord"):
-        reader = _clip_reader(video)
+        import decord
+
+        reader = decord.VideoReader(io.BytesIO(video), num_threads=1)
         return reader.get_batch(range(len(reader))).asnumpy()
     with av.open(io.BytesIO(video), "r") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-
-
-def _clip_reader(video: bytes) -> Any:
-    import decord
-
-    return decord.VideoReader(io.BytesIO(video), num_threads=1)

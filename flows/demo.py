@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from emo_data.errors import UserError
+from emo_data.whole import whole_file
 from flows.doctor import versions
 from flows.progress import Report, progress
 
@@ -86,7 +87,7 @@ class _Road:
 
 
 def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str, Any]:
-    """Leave sample/, data/, runs/, losses.png, model/, talking.mp4 and .png in `out`; return report.json.
+    """Leave sample/, data/, runs/, losses.png, model/, talking.mp4 and .png, measures in `out`; return report.json.
 
     What an earlier call finished with the same settings is reused. UserError where `out` holds anything else.
     """
@@ -106,7 +107,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         size=tiny_model().size, audio_model="tiny", identity_pattern=r"^(look\d+)_", test_share=0.0
     )  # nobody is held out here: the voice and the motion of the video come from sample/held_out
     sampling = Sampling(settings.sampling_steps, settings.reference_scale, settings.audio_scale, settings.seed)
-    names = ["sample", "ingest", "stage 1", "stage 2", "stage 3", "losses", "generate"]
+    names = ["sample", "ingest", "stage 1", "stage 2", "stage 3", "losses", "generate", "measure"]
     road = _Road(out, _earlier_steps(out), names)
 
     def train_stage(stage: int) -> None:
@@ -159,12 +160,18 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         ["model", "talking.mp4", "talking.png"],
         make_video,
     )
+    road.step(
+        "measure",
+        {},
+        ["measures.json"],
+        lambda _: _write_json(out / "measures.json", _measure(video, form.model_dump())),
+    )
     report = {
         "video": str(video),
         "seconds": {name: road.steps[name]["seconds"] for name in names},
         "seconds_in_all": round(sum(road.steps[name]["seconds"] for name in names), 1),
         "peak_mib": max(road.steps[name]["peak_mib"] for name in names),
-        "measures": _measure(video, form.model_dump()),
+        "measures": json.loads((out / "measures.json").read_text()),
         "settings": settings.model_dump(mode="json"),
         "versions": versions(),
     }
@@ -206,9 +213,8 @@ def _earlier_steps(out: Path) -> dict[str, dict[str, Any]]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n")
-    unfinished.replace(path)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _peak_mib() -> int:

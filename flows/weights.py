@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from emo_data.errors import UserError
+from emo_data.whole import whole_file
 
 RECORD = "weights.json"
 """Beside the parts: what each file is, and what it came from."""
@@ -202,6 +203,5 @@ def _read_record(folder: Path) -> dict[str, FileRecord]:
 
 
 def _write_record(folder: Path, record: dict[str, FileRecord]) -> None:
-    unfinished = folder / f".{RECORD}"
-    unfinished.write_text(json.dumps({name: entry.model_dump() for name, entry in record.items()}, indent=1))
-    unfinished.replace(folder / RECORD)
+    with whole_file(folder / RECORD) as unfinished:
+        unfinished.write_text(json.dumps({name: entry.model_dump() for name, entry in record.items()}, indent=1))

@@ -60,7 +60,7 @@ def walked(capfd):
     return [
         line.split()[1].rstrip(":")
         for line in capfd.readouterr().err.splitlines()
-        if "/7 " in line and "done in" in line
+        if "/8 " in line and "done in" in line
     ]
 
 
@@ -74,12 +74,21 @@ def test_the_demo_leaves_a_video_of_the_voice(road):
         assert "machine" in video.metadata["comment"]
     assert Image.open(out / "talking.png").size[0] > 64
     assert json.loads((out / "report.json").read_text()) == report
-    assert set(report["seconds"]) == {"sample", "ingest", "stage 1", "stage 2", "stage 3", "losses", "generate"}
+    assert set(report["seconds"]) == {
+        "sample",
+        "ingest",
+        "stage 1",
+        "stage 2",
+        "stage 3",
+        "losses",
+        "generate",
+        "measure",
+    }
     assert 100 < report["peak_mib"] < 4096
     assert report["measures"]["rejected"] != ["too_small"]
     assert {path.name for path in out.iterdir()} == {
         *("sample", "data", "runs", "model"),
-        *("losses.png", "talking.mp4", "talking.png", "report.json", "steps.json"),
+        *("losses.png", "talking.mp4", "talking.png", "measures.json", "report.json", "steps.json"),
     }
 
 
@@ -95,9 +104,9 @@ def test_a_change_is_carried_from_its_step_to_the_end_and_no_further(road, tmp_p
     out = tmp_path / "copy"
     shutil.copytree(road[0], out)
     demo(out, SETTINGS.model_copy(update={"speed": "lively"}), torch.device("cpu"))
-    assert walked(capfd) == ["generate"]
+    assert walked(capfd) == ["generate", "measure"]
     demo(out, SETTINGS.model_copy(update={"stage_steps": (3, 2, 1), "speed": "lively"}), torch.device("cpu"))
-    assert walked(capfd) == ["stage", "losses", "generate"]
+    assert walked(capfd) == ["stage", "losses", "generate", "measure"]
 
 
 def test_an_interrupted_demo_goes_on(road, capfd):
@@ -220,6 +229,10 @@ def write_voice(path, samples):
         ("train --stage 2 --init STAGE1 --preset sd15", "motion"),
         ("train --stage 3 --init STAGE2 --preset sd15", "another size"),
         ("generate --guidance 2 --audio-scale 3", "--guidance"),
+        ("generate --guidance nan", "guidance nan"),
+        ("generate --audio-scale inf", "guidance"),
+        ("sample new --seconds inf", "--seconds"),
+        ("train --stage 1 --data ODD", "--size 64"),
         ("generate --steps 0", "--steps"),
         ("train --stage 4", "--stage"),
         ("train --stage 2", "--init"),
@@ -254,6 +267,10 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(road, words, named
     (tmp_path / "EMPTY").mkdir()
     shutil.copy(out / "data" / "dataset.json", tmp_path / "EMPTY")
     Image.new("RGB", (96, 96), "grey").save(tmp_path / "WALL.png")
+    shutil.copytree(out / "data", tmp_path / "ODD")
+    form = json.loads((tmp_path / "ODD" / "dataset.json").read_text())
+    form["config"]["size"] = 100
+    (tmp_path / "ODD" / "dataset.json").write_text(json.dumps(form))
     write_voice(tmp_path / "silent.wav", [])
     places = {"MODEL": "model", "DATA": "data", "SAMPLE": "sample/clips", "STAGE1": "runs/stage1/model"}
     places["STAGE2"] = "runs/stage2/model"

@@ -1,6 +1,5 @@
 """Frames become files: an mp4 with its sound, and a contact sheet to look at."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from emo_data.video import encode_video
+from emo_data.whole import whole_file
 
 MARK = "Made by a machine from one picture and a voice (Open EMO). It shows nothing that happened."
 """Stands in the metadata of every generated video."""
@@ -23,18 +23,14 @@ def write_talking(
 
     frames: blocks of uint8 (f, pixels, pixels, 3). sound: float32 mono. preview: where a contact sheet goes.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     due = round(len(sound) / sample_rate * fps)
     wanted = set(np.linspace(0, due - 1, SHEET_FRAMES).astype(int)) if preview is not None else set()
     kept: list[np.ndarray] = []
-    try:
+    with whole_file(path) as unfinished:
         one_by_one = _keep(frames, wanted, kept)
         encode_video(unfinished, one_by_one, fps, sound, sample_rate, crf=12, key_frame_seconds=10, comment=MARK)
         if preview is not None:
             save_picture(contact_sheet(np.stack(kept), columns=8), preview)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _keep(blocks: Iterable[np.ndarray], wanted: set[int], kept: list[np.ndarray]) -> Iterator[np.ndarray]:
@@ -47,12 +43,8 @@ def _keep(blocks: Iterable[np.ndarray], wanted: set[int], kept: list[np.ndarray]
 
 def save_picture(picture: np.ndarray, path: Path) -> None:
     """Write uint8 (H, W, 3) as a PNG, all or nothing."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path) as unfinished:
         Image.fromarray(picture).save(unfinished, format="PNG")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def contact_sheet(frames: np.ndarray, columns: int) -> np.ndarray:

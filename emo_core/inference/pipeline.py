@@ -3,6 +3,7 @@
 Legend: F frames of the whole video, f frames of a clip, n motion frames, L D audio features, C H W latent.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from emo_core.model.face_locator import FaceLocator
 from emo_core.model.reference_net import ReferenceNet
 from emo_core.model.speed import SpeedEncoder
 from emo_data.dataset.window import surroundings
+from emo_data.errors import UserError
 
 _COMMON, _OWN = 0, 1
 """Streams of random numbers."""
@@ -76,9 +78,13 @@ class Sampling:
     """A: how strongly the voice is followed."""
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.reference_scale) and math.isfinite(self.audio_scale)):
+            raise UserError(f"guidance {self.reference_scale}, {self.audio_scale}: give finite numbers, such as 2")
+
     @property
     def branches(self) -> list[Branch]:
-        """Those that count: one where both scales are 1, two where they are equal or R is 1, else three."""
+        """Those whose weight is not zero: one where both scales are 1, two where they are equal, three at most."""
         reference, audio = self.reference_scale, self.audio_scale
         every = [Branch(1, 1, audio), Branch(1, 0, reference - audio), Branch(0, 0, 1 - reference)]
         return [branch for branch in every if branch.weight != 0]

@@ -25,7 +25,7 @@ class ModelConfig(BaseModel):
     audio_token_width: int
     audio_hidden: int
     frames: int = Field(default=12, description="f generated frames per clip, EMO 4.1")
-    motion_frames: int = Field(default=4, description="n frames of the clip before, EMO 4.1")
+    motion_frames: int = Field(default=4, gt=0, description="n frames of the clip before, EMO 4.1")
     temporal_heads: int
     locator_channels: tuple[int, ...]
     speed_buckets: int = Field(default=9, description="d, EMO 3.2.5")

@@ -9,6 +9,7 @@ from torch import nn
 
 from emo_core.model.codec import encode_pictures
 from emo_data.dataset.loader import ClipReader
+from emo_data.whole import whole_file
 
 FRAMES_AT_ONCE = 64
 
@@ -29,10 +30,8 @@ class LatentCache:
         """A read-only memory map of the clip's latents."""
         path = self.folder / f"{clip_id}.npy"
         if not path.exists():
-            unfinished = path.with_suffix(".part")
-            with unfinished.open("wb") as file:
-                np.save(file, self._encode(clip_id))
-            unfinished.replace(path)
+            with whole_file(path) as unfinished:
+                np.save(unfinished, self._encode(clip_id))
         return np.load(path, mmap_mode="r")  # opened anew each time: a map that is kept keeps a file open
 
     @torch.no_grad()

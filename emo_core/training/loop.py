@@ -44,6 +44,8 @@ class Trainer:
             return
         recipe, scheduler = self.recipe, self.checkpoint.scheduler
         model = self.checkpoint.model.to(self.device).channels_last()
+        model.backbone.gradient_checkpointing = recipe.gradient_checkpointing
+        model.reference_net.gradient_checkpointing = recipe.gradient_checkpointing
         trained = freeze_all_but(model, recipe.stage)
         parameters, side_by_side = list(trained.values()), _side_by_side(self.device)
         optimizer = make_optimizer(trained, recipe)
@@ -58,7 +60,7 @@ class Trainer:
             rate = learning_rate(recipe, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            loss = accumulate(model, parameters, scheduler, batch, recipe.micro_batch, recipe.min_snr, side_by_side)
+            loss = accumulate(model, parameters, scheduler, batch, recipe, side_by_side)
             if not math.isfinite(loss):
                 raise DivergedError(f"loss {loss} at step {step + 1}; {self.run.folder} keeps the last good checkpoint")
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
@@ -82,4 +84,7 @@ class Trainer:
 
 def _side_by_side(device: torch.device) -> int:
     """How many micro-batches fill the device: on a CPU as many as it has cores beside each operation's own threads."""
-    return max(1, (os.cpu_count() or 1) // torch.get_num_threads()) if device.type == "cpu" else 1
+    if device.type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // torch.get_num_threads())

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from emo_data.whole import whole_file
+
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
     """The lines of a metrics.jsonl."""
@@ -23,4 +25,5 @@ def plot_losses(metrics: dict[str, Path], out: Path) -> None:
         axis.plot(steps, losses, linewidth=0.5, alpha=0.3)
         axis.plot(steps[width - 1 :], np.convolve(losses, np.ones(width) / width, "valid"))
         axis.set(title=title, xlabel="step", ylabel="loss", yscale="log")
-    figure.savefig(out, dpi=120)
+    with whole_file(out) as unfinished:
+        figure.savefig(unfinished, dpi=120)

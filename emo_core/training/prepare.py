@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emo_core.checkpoint import Card, Checkpoint, fingerprint, load, load_codec
+from emo_core.checkpoint import Card, Checkpoint, fingerprint, load, load_codec, read_card
 from emo_core.diffusion import noise_schedule
 from emo_core.model.codec import Codec, LinearCodec, encode_pictures
 from emo_core.model.config import ModelConfig, preset_config
@@ -46,16 +46,9 @@ def prepare(
         )
     public = _public(recipe, weights)
     reader = ClipReader(data, Split.TRAIN, listening=recipe.stage > 1)
-    _check_length(reader, recipe)
+    config = _config(reader, recipe) if init is None else read_card(init).config
+    _check_data(reader, recipe, config)
     checkpoint = _first_stage(reader, recipe, public) if init is None else _next_stage(init, reader, recipe, public)
-    if reader.fps != FPS:
-        raise UserError(f"dataset {data}: has {reader.fps:g} frames per second; ingest again with --fps {FPS}")
-    size = checkpoint.card.config.size
-    if reader.size != size:
-        raise UserError(
-            f"dataset {data}: its pictures have {reader.size} pixels per side, the model takes {size}; "
-            f"ingest again with --size {size}"
-        )
     run = RunFolder(
         out,
         RunCard(
@@ -68,6 +61,8 @@ def prepare(
         ),
     )
     run.claim()
+    if step := run.newest():
+        checkpoint.codec = load_codec(run.model_at(step) / "vae")  # not a new fit, which could differ in its last bits
     cache = LatentCache(out / "latents", checkpoint.codec.to(device), reader)
     return Trainer(recipe, checkpoint, reader, cache, run, device)
 
@@ -106,8 +101,15 @@ def _taken(take: Callable[[EMO, Path], None], model: EMO, path: Path) -> None:
         raise UserError(f"--weights {error}") from error
 
 
-def _check_length(reader: ClipReader, recipe: Recipe) -> None:
-    config = _config(reader, recipe)
+def _check_data(reader: ClipReader, recipe: Recipe, config: ModelConfig) -> None:
+    """Before anything is fitted or loaded: whether the model can learn from these clips at all."""
+    if reader.fps != FPS:
+        raise UserError(f"dataset {reader.url}: has {reader.fps:g} frames per second; ingest again with --fps {FPS}")
+    if reader.size != config.size:
+        raise UserError(
+            f"dataset {reader.url}: its pictures have {reader.size} pixels per side, the model takes {config.size}; "
+            f"ingest again with --size {config.size}"
+        )
     needed = 1 if recipe.stage == 1 else config.frames + config.motion_frames
     if not any(row["frames"] >= needed for row in reader.rows):
         raise UserError(f"dataset {reader.url}: no clip has the {needed} frames that stage {recipe.stage} needs")

@@ -15,6 +15,7 @@ from emo_data.dataset.sample import Clip
 from emo_data.dataset.window import region_mask
 from emo_data.schema import SAMPLE_RATE
 from emo_data.video import encode_video
+from emo_data.whole import whole_file
 
 STEPS = 10
 CLIPS = 4
@@ -47,5 +48,6 @@ def write_preview(
         return path
     path = folder / f"{step:06d}.mp4"
     sound = reader.sound(clip.clip_id)[: round(frames / reader.fps * SAMPLE_RATE)]
-    encode_video(path, pair, reader.fps, sound, comment=MARK)
+    with whole_file(path) as unfinished:
+        encode_video(unfinished, pair, reader.fps, sound, comment=MARK)
     return path

@@ -19,13 +19,17 @@ class Recipe(BaseModel):
     preset: Preset = "sd15"
     steps: int = Field(gt=0)
     batch: int = Field(gt=0, description="samples per optimiser step")
-    micro_batch: int = Field(gt=0, description="samples per forward pass; divides batch")
+    micro_batch: int = Field(gt=0, description="samples per forward pass")
     learning_rate: float = Field(gt=0)
     one_cycle: bool = Field(default=False, description="warm up over a tenth, then fall to zero along a cosine")
     beta2: float = Field(default=0.999, gt=0, lt=1, description="AdamW's memory of squared gradients")
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    min_snr: float | None = Field(default=5.0, description="gamma of min-SNR weighting; None for equal weights")
+    gradient_checkpointing: bool = Field(default=True, description="compute activations twice, to hold few of them")
+    bf16: bool = Field(
+        default=True, description="compute in bfloat16 where torch's autocast does; weights stay float32"
+    )
+    min_snr: float | None = Field(default=None, description="gamma of min-SNR weighting; None for equal weights")
     mouth_weight: float = Field(default=1.0, ge=1, description="how much more an error in the lower face counts")
     drop_all: float = Field(default=0.05, description="share of samples without reference and audio, for guidance")
     drop_audio: float = Field(default=0.05, description="share of samples without audio")
@@ -38,17 +42,17 @@ class Recipe(BaseModel):
 
 def stage1_image() -> Recipe:
     """Images: Backbone, ReferenceNet and Face Locator; the reference is drawn from the same clip."""
-    return Recipe(stage=1, steps=30_000, batch=48, micro_batch=48, learning_rate=1e-5)
+    return Recipe(stage=1, steps=30_000, batch=48, micro_batch=4, learning_rate=1e-5)
 
 
 def stage2_video() -> Recipe:
     """Video: temporal modules and audio layers, f frames after n motion frames."""
-    return Recipe(stage=2, steps=30_000, batch=4, micro_batch=4, learning_rate=1e-5)
+    return Recipe(stage=2, steps=30_000, batch=4, micro_batch=1, learning_rate=1e-5)
 
 
 def stage3_speed() -> Recipe:
     """Speed: temporal modules and speed layers; the audio layers are not trained, which would weaken them."""
-    return Recipe(stage=3, steps=10_000, batch=4, micro_batch=4, learning_rate=1e-5)
+    return Recipe(stage=3, steps=10_000, batch=4, micro_batch=1, learning_rate=1e-5)
 
 
 def stage_recipe(stage: int, preset: Preset = "sd15") -> Recipe:
@@ -75,6 +79,9 @@ def tiny(recipe: Recipe) -> Recipe:
             # With the usual 0.999 the squared gradients lag behind at this rate, and the loss leaps up for hundreds of
             # steps: in one run of three the faces then stay broken.
             "beta2": 0.99,
+            "gradient_checkpointing": False,
+            "bf16": False,
+            "min_snr": 5.0,
             "mouth_weight": weight,
             "one_cycle": True,
             "checkpoint_every": 200,

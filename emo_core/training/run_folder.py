@@ -1,4 +1,4 @@
-"""What a RUN folder holds: run.json, metrics.jsonl, checkpoints/, previews/, and at the end model/."""
+"""What a RUN folder holds: run.json, metrics.jsonl, latents/, checkpoints/, previews/, and at the end model/."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ from emo_core.model.config import ModelConfig
 from emo_core.model.emo import EMO
 from emo_core.training.recipes import Recipe
 from emo_data.errors import UserError
+from emo_data.whole import whole_file
 
 OPTIMIZER = "optimizer.safetensors"
 
@@ -54,14 +55,14 @@ class RunFolder:
                 raise UserError(
                     f"{self.folder}: holds another run (see its run.json); choose another --out or remove it"
                 )
-            return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise UserError(f"{self.folder}: holds something other than a run; choose another --out")
-        (self.folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (self.folder / "previews").mkdir(exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        unfinished.write_text(self.card.model_dump_json(indent=2))
-        unfinished.replace(path)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as unfinished:
+                unfinished.write_text(self.card.model_dump_json(indent=2))
+        for name in ("checkpoints", "previews"):  # after the card: a folder without it is not taken for a run
+            (self.folder / name).mkdir(exist_ok=True)
 
     def finished(self) -> bool:
         """Whether this run has its model."""
@@ -71,14 +72,23 @@ class RunFolder:
         """The optimiser's state after a step."""
         return self._at(step) / OPTIMIZER
 
+    def newest(self) -> int:
+        """The step of the newest checkpoint, or 0."""
+        names = [path.name for path in (self.folder / "checkpoints").iterdir()]
+        return max((int(name) for name in names if name.isdigit()), default=0)
+
+    def model_at(self, step: int) -> Path:
+        """The model folder of a checkpoint."""
+        return self._at(step) / "model"
+
     def resume(self, model: EMO) -> int:
         """Put the newest checkpoint into the model and return its step, or 0. Metrics of later steps are forgotten."""
-        steps = sorted(int(path.name) for path in (self.folder / "checkpoints").iterdir() if path.name.isdigit())
-        step = steps[-1] if steps else 0
+        step = self.newest()
         if step:
-            model.load_state_dict(load(self._at(step) / "model", stage=self.card.recipe.stage).model.state_dict())
+            model.load_state_dict(load(self.model_at(step), stage=self.card.recipe.stage).model.state_dict())
         lines = self.metrics.read_text().splitlines(keepends=True)[:step] if self.metrics.exists() else []
-        self.metrics.write_text("".join(lines))
+        with whole_file(self.metrics) as unfinished:
+            unfinished.write_text("".join(lines))
         return step
 
     def record(self, numbers: dict[str, float]) -> None:

@@ -1,6 +1,6 @@
 """One optimiser step: the loss of a batch, gathered over micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from emo_core.diffusion import diffusion_loss, diffusion_target, timesteps_at
 from emo_core.model.emo import EMO, masked, stack_motion
 from emo_core.training.batch import Batch
+from emo_core.training.recipes import Recipe
 
 
 def batch_loss(model: EMO, scheduler: DDIMScheduler, batch: Batch, min_snr: float | None) -> Tensor:
@@ -36,8 +37,7 @@ def accumulate(
     trained: Sequence[nn.Parameter],
     scheduler: DDIMScheduler,
     batch: Batch,
-    micro_batch: int,
-    min_snr: float | None,
+    recipe: Recipe,
     side_by_side: int = 1,
 ) -> float:
     """Put the gradients of the whole batch into `trained`, micro-batch by micro-batch; return its loss.
@@ -47,17 +47,26 @@ def accumulate(
     micro-batches, so the result does not depend on it.
     """
     size = len(batch.latents)
+    starts = range(0, size, recipe.micro_batch)
 
     def share_of(start: int) -> tuple[float, Sequence[Tensor | None]]:
-        part = batch.part(start, start + micro_batch)
-        loss = batch_loss(model, scheduler, part, min_snr) * (len(part.latents) / size)
+        part = batch.part(start, start + recipe.micro_batch)
+        with torch.autocast(part.latents.device.type, torch.bfloat16, enabled=recipe.bf16):  # it is each thread's own
+            loss = batch_loss(model, scheduler, part, recipe.min_snr) * (len(part.latents) / size)
         return float(loss.detach()), torch.autograd.grad(loss, trained, allow_unused=True)
 
-    total = 0.0
-    with ThreadPoolExecutor(side_by_side) as pool:
-        for loss, gradients in pool.map(share_of, range(0, size, micro_batch)):
+    def gather(shares: Iterable[tuple[float, Sequence[Tensor | None]]]) -> float:
+        total = 0.0
+        for loss, gradients in shares:
             total += loss
             for parameter, gradient in zip(trained, gradients, strict=True):
                 if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    return total
+                    if parameter.grad is None:  # laid out as its parameter: a fused optimiser walks both alike
+                        parameter.grad = torch.zeros_like(parameter)
+                    parameter.grad.add_(gradient)
+        return total
+
+    if side_by_side == 1:
+        return gather(map(share_of, starts))
+    with ThreadPoolExecutor(side_by_side) as pool:
+        return gather(pool.map(share_of, starts))

@@ -11,7 +11,7 @@ from emo_data.schema import SoundState, Split
 from emo_data.store import Dataset
 from emo_data.video import decode_clip
 
-_NUMBERS = ["clip_id", "identity", "split", "frames", "sound_state", "audio_extractor", "audio_layers", "audio_width"]
+_NUMBERS = ["clip_id", "split", "frames", "sound_state", "audio_extractor", "audio_layers", "audio_width"]
 
 
 class Extractor(NamedTuple):
@@ -74,7 +74,7 @@ class ClipReader:
         audio = None
         if self.listening:
             audio = values["audio_features"].reshape(row["frames"], len(row["audio_layers"]), row["audio_width"])
-        return Clip(row["clip_id"], row["identity"], values["box"], values["speed"], audio)
+        return Clip(row["clip_id"], values["box"], values["speed"], audio)
 
     def pictures(self, clip_id: str) -> np.ndarray:
         """uint8 (F, size, size, 3)."""

@@ -12,7 +12,6 @@ class Clip:
     """One row without its video. F frames."""
 
     clip_id: str
-    identity: str
     box: np.ndarray
     """float32 (F, 4) in 0-1; NaN where no face was found."""
     speed: np.ndarray
@@ -28,9 +27,8 @@ class Clip:
 
 @dataclass(frozen=True)
 class Sample:
-    """One training example. Latents are looked up by `window`; the rest is here."""
+    """One training example. Its latents are looked up by its window; the rest is here."""
 
-    window: Window
     mask: np.ndarray
     """float32 (1, size, size)."""
     audio: np.ndarray | None
@@ -45,7 +43,6 @@ def make_sample(
     """The sample of a window. grow: enlargement of the mask, see `region_mask`."""
     speed = np.nan_to_num(clip.speed, nan=float(np.nanmean(clip.speed)) if np.isfinite(clip.speed).any() else 0.0)
     return Sample(
-        window=window,
         mask=region_mask(clip.box[window.start : window.start + frames], size, grow),
         audio=None if clip.audio is None else surroundings(clip.audio, window.start, frames, margin),
         speed=surroundings(speed, window.start, frames, margin),

@@ -51,7 +51,7 @@ class AudioEncoder:
     def load(cls, name_or_folder: str | Path, layers: Layers | None = None) -> Self:
         """A local folder, a hub id (cached or downloaded), or "tiny": a small random wav2vec2, no download."""
         if str(name_or_folder) == "tiny":
-            return cls(_tiny_model(seed=0), layers)
+            return cls(tiny_model(seed=0), layers)
         if Path(name_or_folder).is_absolute() and not Path(name_or_folder).is_dir():
             raise UserError(f"audio model {name_or_folder}: there is no such folder; give one, a hub id, or tiny")
         try:
@@ -72,10 +72,6 @@ class AudioEncoder:
         self.model.config.emo_layers = self.layers
         with _no_progress_bars():
             self.model.save_pretrained(folder)
-
-    def to(self, device: torch.device | str) -> Self:
-        self.model.to(device)
-        return self
 
     def encode(self, sound: np.ndarray, frames: int, fps: float) -> np.ndarray:
         """sound float32 (S,) in -1..1 at 16 kHz -> float16 (F, L, D). Frame f is what is heard at f / fps seconds."""
@@ -143,13 +139,10 @@ def _no_progress_bars() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def tiny_wav2vec2(seed: int = 0, layers: Layers | None = None) -> AudioEncoder:
-    """A random wav2vec2 of about 0.08 M parameters, the same for the same seed on every machine."""
-    return AudioEncoder(_tiny_model(seed), layers)
+def tiny_model(seed: int) -> Wav2Vec2Model:
+    """A wav2vec2 of about 0.08 M parameters, the same for the same seed on every machine.
 
-
-def _tiny_model(seed: int) -> Wav2Vec2Model:
-    """Not in the paper: random weights that still let a linear map read how loud the voice is.
+    Not in the paper: random weights that still let a linear map read how loud the voice is.
 
     The group normalisation's random biases do that: every channel bends at another level, so loudness survives the
     layer norms that follow as a direction. Ridge regression from one frame's features to the loudness of voices it

@@ -1,6 +1,7 @@
 """The offline sample: clips of several looks and voices, held-out ones, and the truth about every frame."""
 
 import json
+import math
 import shutil
 import wave
 from collections.abc import Callable, Sequence
@@ -10,14 +11,13 @@ from typing import NamedTuple
 import numpy as np
 
 from emo_data.errors import UserError
-from emo_data.schema import SAMPLE_RATE
+from emo_data.schema import FPS, SAMPLE_RATE
 from emo_data.synthetic.head import Head
 from emo_data.synthetic.look import LOOKS, Look
 from emo_data.synthetic.motion import head_motion
 from emo_data.synthetic.voice import FULL_LOUDNESS, synthesise_speech, synthesise_voice
 from emo_data.video import encode_video
 
-FPS = 25
 SPEEDS = (0.2, 1.5)
 """Degrees per frame: mean head speeds of the calmest and the liveliest clip."""
 OPEN_MOUTH = 0.18
@@ -110,7 +110,7 @@ def _make_folder(folder: Path) -> None:
 def _check(folder: Path, clips: int, seconds: float, seed: int, looks: int, size: int) -> None:
     if clips < 1:
         raise UserError(f"--clips {clips}: at least 1")
-    if seconds < 1:
+    if not 1 <= seconds < math.inf:
         raise UserError(f"--seconds {seconds}: at least 1")
     if seed < 0:
         raise UserError(f"--seed {seed}: 0 or more")

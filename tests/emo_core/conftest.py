@@ -54,7 +54,7 @@ def awake(model: EMO) -> EMO:
 def model(config: ModelConfig) -> EMO:
     """A stage 3 model in which every branch has an effect."""
     torch.manual_seed(0)
-    return awake(build(config, 3, BUCKETS)).eval()
+    return awake(build(config, 3, BUCKETS)).eval().channels_last()
 
 
 @pytest.fixture

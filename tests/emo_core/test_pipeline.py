@@ -114,6 +114,9 @@ def test_model_folder_comes_back_as_it_was(checkpoint, config, tmp_path):
     expected = EMOPipeline.of(checkpoint)(*request)
     loaded = EMOPipeline.from_pretrained(tmp_path / "model")
     assert np.array_equal(loaded(*request), expected)
+    halved = EMOPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.bfloat16)
+    assert halved.dtype == torch.bfloat16
+    assert np.abs(halved(*request).astype(int) - expected).mean() < 8  # grey levels
     loaded.save_pretrained(tmp_path / "again")
     assert np.array_equal(EMOPipeline.from_pretrained(tmp_path / "again")(*request), expected)
     assert load(tmp_path / "again").card == checkpoint.card

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,12 @@ import torch
 from diffusers import AutoencoderKL, MotionAdapter
 
 from emo_core.checkpoint import fingerprint, load
+from emo_core.model.codec import LinearCodec
 from emo_core.model.config import ModelConfig
+from emo_core.model.emo import build
+from emo_core.training import loop
 from emo_core.training.loop import DivergedError, Trainer
+from emo_core.training.optim import load_optimizer, make_optimizer, save_optimizer
 from emo_core.training.plot import read_metrics
 from emo_core.training.prepare import prepare
 from emo_core.training.recipes import Recipe, stage_recipe
@@ -176,7 +181,7 @@ def test_golden_losses_of_the_stages(data, tmp_path, models):
     """The first losses of every stage; where a change is meant, the failure shows the new ones."""
     found = {}
     for stage in (1, 2, 3):
-        finished(stage, data, tmp_path / f"golden{stage}", models[stage - 1], steps=3)
+        finished(stage, data, tmp_path / f"golden{stage}", models[stage - 1], steps=3, learning_rate=1e-4)
         found[str(stage)] = [line["loss"] for line in read_metrics(tmp_path / f"golden{stage}" / "metrics.jsonl")]
     golden = json.loads(GOLDEN.read_text())
     assert found.keys() == golden.keys(), json.dumps(found)
@@ -189,12 +194,91 @@ def test_accumulation_equals_the_whole_batch(model, batch, scheduler):
 
     def gathered(micro, side_by_side):
         model.zero_grad()
-        loss = accumulate(model, trained, scheduler, batch, micro, 5.0, side_by_side)
+        numbers = recipe(3).model_copy(update={"micro_batch": micro})
+        loss = accumulate(model, trained, scheduler, batch, numbers, side_by_side)
         return [torch.tensor(loss), *(p.grad for p in trained if p.grad is not None)]
 
     whole, one_by_one, at_once = gathered(2, 1), gathered(1, 1), gathered(1, 2)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, one_by_one, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(one_by_one, at_once, strict=True))
+
+
+def test_the_fused_optimiser_steps_on_convolutions_as_a_plain_one_does(config, tmp_path):
+    """Weights that are laid out channels-last, and moments that were saved and read again, are matched by place."""
+    torch.manual_seed(0)
+    fused_model = build(config, 1).channels_last()
+    plain_model = build(config, 1)
+    plain_model.load_state_dict(fused_model.state_dict())
+    fused_named, plain_named = dict(fused_model.named_parameters()), dict(plain_model.named_parameters())
+    fused = make_optimizer(fused_named, recipe(1))
+    plain = torch.optim.AdamW(
+        [
+            {
+                **group,
+                "params": [plain_named[n] for n, p in fused_named.items() if any(p is q for q in group["params"])],
+            }
+            for group in fused.param_groups
+        ],
+        fused=False,
+    )
+    assert any(p.stride() != q.stride() for p, q in zip(fused_named.values(), plain_named.values(), strict=True))
+    for _ in range(2):
+        for name, parameter in plain_named.items():
+            parameter.grad = torch.randn(parameter.shape)
+            fused_named[name].grad = torch.empty_like(fused_named[name]).copy_(parameter.grad)
+        fused.step()
+        plain.step()
+        save_optimizer(fused, fused_named, tmp_path / "o.safetensors")
+        fused = make_optimizer(fused_named, recipe(1))
+        load_optimizer(fused, fused_named, tmp_path / "o.safetensors")
+    for name, parameter in plain_named.items():
+        assert torch.allclose(fused_named[name], parameter, atol=1e-6), name
+
+
+def test_gradients_are_laid_out_as_their_parameters(model, batch, scheduler):
+    """A fused optimiser takes the two to be alike, and does not look."""
+    trained = list(model.parameters())
+    accumulate(model, trained, scheduler, batch, recipe(3), 1)
+    assert all(p.grad is None or p.grad.stride() == p.stride() for p in trained)
+
+
+def test_micro_batches_take_the_cores_of_a_cpu(monkeypatch):
+    monkeypatch.setattr(loop.torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(loop.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert loop._side_by_side(CPU) == 4
+    assert loop._side_by_side(torch.device("meta")) == 1
+    monkeypatch.setattr(loop.torch, "get_num_threads", lambda: 16)
+    assert loop._side_by_side(CPU) == 1
+
+
+def test_bfloat16_and_checkpointing_train_too(data, tmp_path):
+    """What the full-size recipes use: the losses are those of float32, but for bfloat16's rounding."""
+    losses = []
+    for number, changes in enumerate(({}, {"bf16": True, "gradient_checkpointing": True})):
+        folder = tmp_path / str(number)
+        finished(1, data, folder, steps=3, learning_rate=1e-4, **changes)
+        losses.append([line["loss"] for line in read_metrics(folder / "metrics.jsonl")])
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert losses[1] != losses[0]
+
+
+def test_a_run_that_goes_on_keeps_its_codec(data, tmp_path, monkeypatch):
+    """A new fit could differ in its last bits; the latents of one run are all of one codec."""
+    monkeypatch.setattr("emo_core.training.loop.write_preview", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        prepare(recipe(1, preview_every=4), data, tmp_path / "run", None, CPU).train()
+    fit = LinearCodec.fit
+    monkeypatch.setattr(LinearCodec, "fit", lambda *arguments: fit(arguments[0] * 0.5, *arguments[1:]))
+    saved = load(tmp_path / "run" / "checkpoints" / "3" / "model").codec
+    found = prepare(recipe(1, preview_every=4), data, tmp_path / "run", None, CPU).checkpoint.codec
+    assert torch.equal(found.gain, saved.gain)
+
+
+def test_a_run_that_was_killed_as_it_began_goes_on(data, tmp_path):
+    prepare(recipe(1), data, tmp_path / "run", None, CPU)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    shutil.rmtree(tmp_path / "run" / "previews")
+    assert prepare(recipe(1), data, tmp_path / "run", None, CPU).run.newest() == 0
 
 
 def test_dropped_conditions_are_dropped(model, batch, scheduler):

@@ -127,6 +127,17 @@ def test_a_clip_comes_back_from_its_bytes():
     assert np.abs(clip[:, 4].mean((1, 2)) - (20 + 4 * np.arange(40))).max() < 6
 
 
+def test_red_stays_red(tmp_path):
+    """Pictures are RGB, through every decoder: a detector that is handed BGR sees fewer faces and does not say so."""
+    red = np.full((SIZE, SIZE, 3), (200, 40, 90), np.uint8)
+    encode_video(tmp_path / "red.mp4", [red] * 30, 25)
+    info = probe(tmp_path / "red.mp4")
+    pictures = [next(read_pictures(info, np.array([3]), decoder)) for decoder in ("decord", "pyav")]
+    pictures.append(decode_clip((tmp_path / "red.mp4").read_bytes())[3])
+    for picture in pictures:
+        assert picture.mean((0, 1)) == pytest.approx((200, 40, 90), abs=6)
+
+
 def test_equal_pictures_are_encoded_to_equal_bytes():
     """x264's mbtree makes a difference in about half of the encodings of a picture this small."""
     rng = np.random.default_rng(0)

@@ -64,7 +64,7 @@ def test_sample_sees_its_own_window_only():
     box[5:] = [0.75, 0.75, 1.0, 1.0]
     speed = np.full(10, 0.4, np.float32)
     speed[6] = np.nan
-    clip = Clip("c", "who", box, speed, np.arange(10, dtype=np.float16).reshape(10, 1, 1))
+    clip = Clip("c", box, speed, np.arange(10, dtype=np.float16).reshape(10, 1, 1))
     sample = make_sample(clip, Window(0, 6, 0), frames=3, margin=1, size=4, grow=(0.0, 0.0))
     assert sample.mask.sum() == 1
     assert sample.mask[0, 3, 3] == 1
