@@ -229,7 +229,7 @@ def write_voice(path, samples):
         ("train --stage 2 --init STAGE1 --preset sd15", "motion"),
         ("train --stage 3 --init STAGE2 --preset sd15", "another size"),
         ("generate --guidance 2 --audio-scale 3", "--guidance"),
-        ("generate --guidance nan", "guidance nan"),
+        ("generate --guidance nan", "--guidance"),
         ("generate --audio-scale inf", "guidance"),
         ("sample new --seconds inf", "--seconds"),
         ("train --stage 1 --data ODD", "--size 64"),
