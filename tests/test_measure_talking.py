@@ -66,7 +66,7 @@ def portrait(opening, index):
     return cv2.resize(moved, (128, 128), interpolation=cv2.INTER_AREA)
 
 
-def judge(folder, video):
+def judge(folder, video, *more):
     """(exit code, measures) of the script, run as a user runs it."""
     command = [
         sys.executable,
@@ -77,6 +77,7 @@ def judge(folder, video):
         "--training",
         folder / "training",
         "--json",
+        *more,
     ]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     return done.returncode, json.loads(done.stdout) if done.stdout else {}
@@ -112,6 +113,19 @@ def test_a_bad_video_misses_its_bar(scene, tmp_path, bar):
     code, measures = judge(folder, tmp_path / "bad.mp4")
     assert code == 1
     assert bar in [line.split()[0] for line in measures["missed"]]
+
+
+def test_another_voice_must_move_the_mouth(scene, tmp_path):
+    """The mouth, not the whole picture: one that stays shut passes, another brightness does not."""
+    folder, pictures, sound = scene
+    write_video(tmp_path / "one.mp4", pictures, sound)
+    still = [portrait(0.0, k) for k in range(len(pictures))]
+    write_video(tmp_path / "shut.mp4", still, sound)
+    write_video(tmp_path / "darker.mp4", [cv2.convertScaleAbs(picture, alpha=0.8) for picture in pictures], sound)
+    code, measures = judge(folder, tmp_path / "one.mp4", "--other", tmp_path / "shut.mp4")
+    assert (code, measures["missed"]) == (0, []) and measures["mouth_over_rest"] > 3
+    code, measures = judge(folder, tmp_path / "one.mp4", "--other", tmp_path / "darker.mp4")
+    assert code == 1 and measures["mouth_over_rest"] < 1.5
 
 
 def test_bad_input_is_refused(scene, tmp_path):
