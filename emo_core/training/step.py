@@ -60,10 +60,14 @@ def accumulate(
         for loss, gradients in shares:
             total += loss
             for parameter, gradient in zip(trained, gradients, strict=True):
-                if gradient is not None:
-                    if parameter.grad is None:  # laid out as its parameter: a fused optimiser walks both alike
-                        parameter.grad = torch.zeros_like(parameter)
+                if gradient is None:
+                    continue
+                if parameter.grad is not None:
                     parameter.grad.add_(gradient)
+                elif gradient.stride() == parameter.stride():
+                    parameter.grad = gradient
+                else:  # laid out as its parameter: a fused optimiser takes the two to be alike, and does not look
+                    parameter.grad = torch.empty_like(parameter).copy_(gradient)
         return total
 
     if side_by_side == 1:
