@@ -63,7 +63,7 @@ def stage_recipe(stage: int, preset: Preset = "sd15") -> Recipe:
 
 def tiny(recipe: Recipe) -> Recipe:
     """The same stage for `emo_core.model.config.tiny()`: from random weights to a talking face in minutes on a CPU."""
-    steps = {1: 1600, 2: 400, 3: 40}[recipe.stage]
+    steps = {1: 1300, 2: 350, 3: 40}[recipe.stage]
     rate = {1: 4e-3, 2: 1e-3, 3: 3e-4}[recipe.stage]
     # The mouth is a hundredth of the picture: in an even loss, what the voice explains is lost in what it does not.
     weight = {1: 1.0, 2: 8.0, 3: 8.0}[recipe.stage]
