@@ -194,7 +194,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     torch.save({"weight": torch.zeros(1), "more": Surprise()}, tmp_path / "w.ckpt")
     with pytest.raises(WeightsError, match="refused"):
         read_weights(tmp_path / "w.ckpt")
-    (tmp_path / "plain.bin").write_bytes(pickle.dumps({"more": Surprise()}))
+    (tmp_path / "plain.bin").write_bytes(pickle.dumps({"more": Surprise()}, protocol=2))
     with pytest.raises(WeightsError):
         read_weights(tmp_path / "plain.bin")
 
