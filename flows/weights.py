@@ -103,7 +103,8 @@ def _fetch_file(folder: Path, part: Part, file: str, report: Callable[[int], Non
         commit, etag, size = offered.commit_hash, offered.etag, offered.size
         if commit is None or etag is None or size is None:
             raise UserError(f"{url}: the hub does not say which file this is; is HF_ENDPOINT a hub?")
-        if not path.is_file() or etag not in _hashes(path):
+        hashes = _hashes(path) if path.is_file() else None
+        if hashes is None or etag not in hashes:
             # The hub's own client begins a file anew after each interruption: so what has come is kept here.
             unfinished = path.with_name(f".{file}.{etag[:16]}.part")
             unfinished.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,8 @@ def _fetch_file(folder: Path, part: Part, file: str, report: Callable[[int], Non
                     expected_size=size,
                     tqdm_class=_bar_for(report),
                 )
-            if etag not in _hashes(unfinished):
+            hashes = _hashes(unfinished)
+            if etag not in hashes:
                 unfinished.unlink()
                 raise UserError(f"{path}: came damaged, its checksum is not {etag[:16]}…; fetch it again")
             unfinished.replace(path)
@@ -125,8 +127,7 @@ def _fetch_file(folder: Path, part: Part, file: str, report: Callable[[int], Non
             f"into {path.parent} on a machine that has it"
         ) from error
     record = _read_record(folder)
-    sha256, _ = _hashes(path)
-    record[f"{part.name}/{file}"] = FileRecord(repository=part.repository, commit=commit, sha256=sha256, size=size)
+    record[f"{part.name}/{file}"] = FileRecord(repository=part.repository, commit=commit, sha256=hashes[0], size=size)
     _write_record(folder, record)
     return size
 

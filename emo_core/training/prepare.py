@@ -1,6 +1,7 @@
 """All that comes before the first step: data, the stage's model, and the folder of the run."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from emo_core.checkpoint import Card, Checkpoint, fingerprint, load, load_codec,
 from emo_core.diffusion import noise_schedule
 from emo_core.model.codec import Codec, LinearCodec, encode_pictures
 from emo_core.model.config import ModelConfig, preset_config
-from emo_core.model.emo import EMO, build, grow
+from emo_core.model.emo import build, grow
 from emo_core.model.pretrained import PICKLED, SAFE, WeightsError, load_vae, take_motion, take_unet
 from emo_core.model.speed import fit_buckets
 from emo_core.training.latents import LatentCache
@@ -94,9 +95,11 @@ def _public(recipe: Recipe, weights: Path | None) -> dict[str, Path]:
     return found
 
 
-def _taken(take: Callable[[EMO, Path], None], model: EMO, path: Path) -> None:
+@contextmanager
+def _from_weights() -> Iterator[None]:
+    """What is wrong with public weights is said of the option that named them."""
     try:
-        take(model, path)
+        yield
     except WeightsError as error:
         raise UserError(f"--weights {error}") from error
 
@@ -126,16 +129,15 @@ def _first_stage(reader: ClipReader, recipe: Recipe, public: dict[str, Path]) ->
     torch.manual_seed(recipe.seed)
     model = build(config, stage=1)
     if "unet" in public:
-        _taken(take_unet, model, public["unet"])
+        with _from_weights():
+            take_unet(model, public["unet"])
     card = Card(stage=1, config=config, audio_fingerprint=None, speed_buckets=None, lineage=[])
     return Checkpoint(card, model, codec, noise_schedule(config.prediction), audio_encoder=None)
 
 
 def _given_codec(path: Path, config: ModelConfig) -> Codec:
-    try:
+    with _from_weights():
         codec = load_codec(path) if path.is_dir() else load_vae(path)
-    except WeightsError as error:
-        raise UserError(f"--weights {error}") from error
     with torch.no_grad():
         side = encode_pictures(codec, torch.zeros(1, 3, config.size, config.size)).shape[-1]
     wanted = config.size // config.codec_downscale
@@ -185,7 +187,8 @@ def _next_stage(init: Path, reader: ClipReader, recipe: Recipe, public: dict[str
     )
     model = grow(before.model, config, recipe.stage, buckets)
     if "motion" in public:
-        _taken(take_motion, model, public["motion"])
+        with _from_weights():
+            take_motion(model, public["motion"])
     return Checkpoint(
         card=card,
         model=model,
