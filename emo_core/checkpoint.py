@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import diffusers
+import torch
 from diffusers import AutoencoderKL, DDIMScheduler, ModelMixin
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
@@ -70,15 +71,18 @@ class Checkpoint:
     audio_encoder: AudioEncoder | None
 
 
-def save(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write a model folder, all of it or nothing; what was there before is replaced."""
+def save(checkpoint: Checkpoint, folder: Path, variant: str | None = None) -> None:
+    """Write a model folder, all of it or nothing; what was there before is replaced.
+
+    variant: goes into the names of the files of weights, such as fp16. The audio encoder has none.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh = Path(scratch) / "model"
         fresh.mkdir()
         index: dict[str, object] = {"_class_name": "EMOPipeline", "_diffusers_version": diffusers.__version__}
         for name, part in {**checkpoint.model.parts(), "vae": checkpoint.codec}.items():
-            part.save_pretrained(fresh / name)
+            part.save_pretrained(fresh / name, variant=variant)
             index[name] = [type(part).__module__, type(part).__name__]
         checkpoint.scheduler.save_pretrained(fresh / "scheduler")
         index["scheduler"] = ["diffusers", type(checkpoint.scheduler).__name__]
@@ -92,8 +96,12 @@ def save(checkpoint: Checkpoint, folder: Path) -> None:
         fresh.rename(folder)
 
 
-def load(folder: Path, stage: int | None = None) -> Checkpoint:
-    """Read a model folder. stage: the one that is needed, where only one will do.
+def load(
+    folder: Path, stage: int | None = None, *, variant: str | None = None, torch_dtype: torch.dtype | None = None
+) -> Checkpoint:
+    """Read a model folder. stage: the one that is needed, where only one will do. variant: see `save`.
+
+    torch_dtype: of all weights but the audio encoder's; None for float32.
 
     Raises UserError that names the folder and what is wrong with it: not a model, another version or stage, missing or
     unexpected weights.
@@ -102,7 +110,7 @@ def load(folder: Path, stage: int | None = None) -> Checkpoint:
     if stage is not None and card.stage != stage:
         raise UserError(f"{folder}: a model of stage {card.stage}, but one of stage {stage} is needed")
     wanted = [name for name in TRAINED_PARTS if FIRST_STAGE.get(name, 1) <= card.stage]
-    parts = {name: _load_part(TRAINED_PARTS[name], folder / name) for name in wanted}
+    parts = {name: _load_part(TRAINED_PARTS[name], folder / name, variant, torch_dtype) for name in wanted}
     encoder = None
     if card.stage >= FIRST_STAGE["audio_encoder"]:
         encoder = AudioEncoder.load(folder / "audio_encoder")
@@ -114,18 +122,18 @@ def load(folder: Path, stage: int | None = None) -> Checkpoint:
     return Checkpoint(
         card=card,
         model=EMO(**parts),
-        codec=load_codec(folder / "vae"),
+        codec=load_codec(folder / "vae", variant, torch_dtype),
         scheduler=_load_scheduler(folder / "scheduler"),
         audio_encoder=encoder,
     )
 
 
-def load_codec(folder: Path) -> Codec:
+def load_codec(folder: Path, variant: str | None = None, torch_dtype: torch.dtype | None = None) -> Codec:
     """A codec's folder in the diffusers convention: the linear one, or Stable Diffusion's VAE."""
     kind = CODECS.get(_read_json(folder / "config.json").get("_class_name", ""))
     if kind is None:
         raise UserError(f"{folder}: its config.json names none of {', '.join(CODECS)}")
-    return _load_part(kind, folder)
+    return _load_part(kind, folder, variant, torch_dtype)
 
 
 def read_card(folder: Path) -> Card:
@@ -154,11 +162,20 @@ def fingerprint(place: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _load_part(kind: type[ModelMixin], folder: Path) -> ModelMixin:
+def _load_part(
+    kind: type[ModelMixin], folder: Path, variant: str | None, torch_dtype: torch.dtype | None
+) -> ModelMixin:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: this part of the model is missing; copy the whole model folder again")
     try:
-        part, info = kind.from_pretrained(folder, output_loading_info=True, use_safetensors=True, local_files_only=True)
+        part, info = kind.from_pretrained(
+            folder,
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
+            variant=variant,
+            torch_dtype=torch_dtype,
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{folder}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     wrong = {kind: keys for kind, keys in info.items() if keys}

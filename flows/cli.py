@@ -26,6 +26,8 @@ data = typer.Typer(help="Look into a dataset.", no_args_is_help=True)
 app.add_typer(data, name="data")
 weights = typer.Typer(help="The public weights that full-size training starts from.", no_args_is_help=True)
 app.add_typer(weights, name="weights")
+bench = typer.Typer(help="Speed and memory, against the same work done bare in the same run.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
 
 DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET")]
 Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What to compute on.")]
@@ -225,7 +227,7 @@ def generate(
 ) -> None:
     """A portrait and a sound become a video of the sound's length."""
     from emo_core.inference.generate import Request, generate
-    from emo_core.inference.pipeline import Sampling
+    from emo_core.inference.sampling import Sampling
     from flows.progress import progress
 
     _check_picture("--preview", preview)
@@ -281,6 +283,40 @@ def fetch(
     found = check(folder)
     lines = [f"{part['name']:10s}{part['state']:11s}licence {part['licence']}" for part in found]
     _say({"folder": str(folder), "parts": found}, lines, as_json)
+
+
+@bench.command()
+def model(
+    size: Annotated[
+        int | None, typer.Option(min=128, help="Pixels per side: 512, and 256 where there is only a CPU.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often a step is timed next to its baseline.")] = 5,
+    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile, the baseline too.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The full-size model, with random weights: operations and memory counted, a denoising step timed."""
+    import torch
+
+    from emo_core.bench.model import count_model, time_model
+    from emo_core.model.config import sd15
+    from flows.progress import progress
+
+    chosen = choose_device(device)
+    pixels = size or (256 if chosen.type == "cpu" else 512)
+    if pixels % 64:
+        raise UserError(f"--size {pixels}: must be a multiple of 64, for the UNet halves the latents three times")
+    torch.set_num_threads(os.cpu_count() or 1)  # unlike the small model's, these layers are worth it
+    counted = count_model(sd15())
+    with progress("bench") as report:
+        timed = time_model(
+            sd15().model_copy(update={"size": pixels}), chosen, rounds=rounds, compiled=compiled, on_progress=report
+        )
+    found = timed.model_dump() | counted.model_dump()
+    lines = [
+        f"{key:28s}{value:.4g}" if isinstance(value, float) else f"{key:28s}{value}" for key, value in found.items()
+    ]
+    _say(found, lines, as_json)
 
 
 @app.command()

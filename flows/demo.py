@@ -92,7 +92,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     What an earlier call finished with the same settings is reused. UserError where `out` holds anything else.
     """
     from emo_core.inference.generate import Request, generate
-    from emo_core.inference.pipeline import Sampling
+    from emo_core.inference.sampling import Sampling
     from emo_core.model.config import tiny as tiny_model
     from emo_core.training.plot import plot_losses
     from emo_core.training.prepare import prepare

@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from emo_core.inference.export import write_talking
-from emo_core.inference.pipeline import Drive, EMOPipeline, Sampling
+from emo_core.inference.pipeline import Drive, EMOPipeline
 from emo_core.inference.preprocess import frame_portrait, parse_speed
+from emo_core.inference.sampling import Sampling
 from emo_data.errors import UserError
 from emo_data.schema import FPS, SAMPLE_RATE
 from emo_data.sound import read_sound
@@ -28,12 +30,12 @@ class Request:
 
 
 def generate(
-    model: Path, request: Request, device: torch.device, on_clip: Callable[[int, int], None] | None = None
+    model: Path, request: Request, device: torch.device, on_progress: Callable[[int, int], None] | None = None
 ) -> int:
     """Write `request.out`; return its number of frames, round(seconds of sound * 25).
 
-    Raises UserError for whatever is wrong with the model, the portrait, the sound, the region or the speed; then
-    nothing is written.
+    on_progress: is told (denoising steps done, steps in all). Raises UserError for whatever is wrong with the model,
+    the portrait, the sound, the region or the speed; then nothing is written.
     """
     if request.out.suffix.lower() != ".mp4":
         raise UserError(f"--out {request.out}: must end in .mp4")
@@ -53,6 +55,13 @@ def generate(
         raise UserError(f"{request.audio}: {len(sound) / SAMPLE_RATE:.3f} s of sound is less than one frame")
     portrait = frame_portrait(request.portrait, card.config.size, request.region)
     drive = Drive(encoder.encode(sound, frames, FPS), parse_speed(request.speed, frames, FPS))
-    blocks = pipeline.stream(portrait, drive, request.sampling, on_clip)
+    total = pipeline.total_steps(frames, request.sampling)
+
+    def tell(_: EMOPipeline, step: int, __: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        if on_progress is not None:
+            on_progress(step + 1, total)
+        return given
+
+    blocks = pipeline.stream(portrait, drive, request.sampling, tell)
     write_talking(request.out, blocks, FPS, sound, SAMPLE_RATE, request.preview)
     return frames

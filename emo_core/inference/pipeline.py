@@ -3,12 +3,11 @@
 Legend: F frames of the whole video, f frames of a clip, n motion frames, L D audio features, C H W latent.
 """
 
-import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,22 +15,20 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
 from emo_core.checkpoint import Checkpoint, load, save
-from emo_core.diffusion import mix_noise
+from emo_core.inference.sampling import Sampling, clip_noise
+from emo_core.model.attention import KeyValue
 from emo_core.model.audio import AudioProjection
-from emo_core.model.backbone import Backbone, Conditions
+from emo_core.model.backbone import Backbone, Conditions, join
 from emo_core.model.codec import decode_latents, encode_pictures
-from emo_core.model.emo import masked, stack_motion
+from emo_core.model.emo import stack_motion
 from emo_core.model.face_locator import FaceLocator
 from emo_core.model.reference_net import ReferenceNet
 from emo_core.model.speed import SpeedEncoder
 from emo_data.dataset.window import surroundings
-from emo_data.errors import UserError
 
-_COMMON, _OWN = 0, 1
-"""Streams of random numbers."""
-
-OnClip = Callable[[int, int], None]
-"""(clips done, clips in all)."""
+OnStep = Callable[["EMOPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
+"""diffusers' `callback_on_step_end`: (pipeline, steps done before this one, timestep, {"latents": ...}) -> the same
+dictionary, in which the latents may be others. What it raises ends the generation."""
 
 
 @dataclass(frozen=True)
@@ -54,46 +51,40 @@ class Drive:
     """(F,) degrees per frame."""
 
 
-class Branch(NamedTuple):
-    """One run of the Backbone per denoising step, and its part in the guided prediction."""
+@dataclass
+class Talk:
+    """A video in the making: all that is known from clip to clip. The pipeline itself remembers nothing."""
 
-    reference: float
-    """1 where it is shown the reference, else 0."""
-    audio: float
-    """1 where it hears the voice, else 0."""
-    weight: float
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How to sample: `steps` of DDIM, and two scales of guidance (Not in the paper).
-
-    Of the predictions p(reference, audio) the guided one is p(0, 0) + R (p(1, 0) - p(0, 0)) + A (p(1, 1) - p(1, 0)).
-    """
-
-    steps: int = 40
-    reference_scale: float = 2.0
-    """R: how strongly the portrait is followed."""
-    audio_scale: float = 2.0
-    """A: how strongly the voice is followed."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.reference_scale) and math.isfinite(self.audio_scale)):
-            raise UserError(f"guidance {self.reference_scale}, {self.audio_scale}: give finite numbers, such as 2")
-
-    @property
-    def branches(self) -> list[Branch]:
-        """Those whose weight is not zero: one where both scales are 1, two where they are equal, three at most."""
-        reference, audio = self.reference_scale, self.audio_scale
-        every = [Branch(1, 1, audio), Branch(1, 0, reference - audio), Branch(0, 0, 1 - reference)]
-        return [branch for branch in every if branch.weight != 0]
+    drive: Drive
+    sampling: Sampling
+    clips: int
+    """How many there will be; the last may show fewer than f frames."""
+    reference: dict[str, KeyValue]
+    """Of the portrait, of a batch of one."""
+    silence: dict[str, KeyValue]
+    """What a branch hears that does not hear the voice."""
+    location: Tensor
+    """The Face Locator's code (1, C, H, W)."""
+    motion: dict[str, Tensor]
+    """Zero maps (1, C, n, H, W) before the first clip."""
+    done: int = 0
+    """Clips that are finished."""
+    last: Tensor | None = None
+    """Latents (n, C, H, W) at the end of the clip before."""
 
 
 class EMOPipeline(DiffusionPipeline):
-    """A diffusers pipeline of EMO's parts; `from_pretrained` is as strict as `emo_core.checkpoint.load`."""
+    """A diffusers pipeline of EMO's parts; `from_pretrained` is as strict as `emo_core.checkpoint.load`.
+
+    It follows diffusers where a user would look for it: `.to()`, `torch_dtype`, `variant`, `callback_on_step_end`,
+    `enable_model_cpu_offload()`, `vae.enable_slicing()`, `backbone.compile()`. Latents are float32 between the steps,
+    whatever the parts compute in.
+    """
 
     _optional_components = ["audio_projection", "speed_encoder", "audio_encoder"]  # noqa: RUF012 (diffusers' own name)
+    # In the order in which a clip needs them, so that each that is large sends the one before it back.
+    model_cpu_offload_seq = "audio_encoder->reference_net->audio_projection->speed_encoder->face_locator->backbone->vae"
+    audio_encoder: nn.Module | None
     checkpoint: Checkpoint
 
     def __init__(
@@ -137,91 +128,153 @@ class EMOPipeline(DiffusionPipeline):
         return pipeline
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, *, torch_dtype: torch.dtype | None = None) -> Self:
-        """Load a model folder, all or nothing. Raises what `emo_core.checkpoint.load` raises."""
-        checkpoint = load(Path(folder))
-        checkpoint.model.eval().channels_last()
-        pipeline = cls.of(checkpoint)
-        return pipeline if torch_dtype is None else pipeline.to(torch_dtype)
+    def from_pretrained(
+        cls, folder: str | os.PathLike, *, torch_dtype: torch.dtype | None = None, variant: str | None = None
+    ) -> Self:
+        """Load a model folder, all or nothing. Raises what `emo_core.checkpoint.load` raises.
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write the model folder, all or nothing."""
-        save(self.checkpoint, Path(folder))
+        torch_dtype: what to compute in; the audio encoder stays as it is, for the model was trained on what it hears.
+        """
+        checkpoint = load(Path(folder), variant=variant, torch_dtype=torch_dtype)
+        checkpoint.model.eval().channels_last()
+        return cls.of(checkpoint)
+
+    def save_pretrained(self, folder: str | os.PathLike, *, variant: str | None = None) -> None:
+        """Write the model folder, all or nothing. variant: see `emo_core.checkpoint.save`."""
+        save(self.checkpoint, Path(folder), variant=variant)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the denoising is computed in."""
+        return self.backbone.dtype
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """As in diffusers, but no type goes to the audio encoder, see `from_pretrained`."""
+        encoder, self.audio_encoder = self.audio_encoder, None
+        super().to(*args, **kwargs)
+        self.audio_encoder = None if encoder is None else encoder.to(self.backbone.device)
+        return self
 
     def __call__(
-        self, portrait: Portrait, drive: Drive, sampling: Sampling, on_clip: OnClip | None = None
+        self, portrait: Portrait, drive: Drive, sampling: Sampling, callback_on_step_end: OnStep | None = None
     ) -> np.ndarray:
         """The whole video, uint8 (F, pixels, pixels, 3). `stream` gives the same in constant memory."""
-        return np.concatenate(list(self.stream(portrait, drive, sampling, on_clip)))
+        return np.concatenate(list(self.stream(portrait, drive, sampling, callback_on_step_end)))
 
-    @torch.no_grad()
     def stream(
-        self, portrait: Portrait, drive: Drive, sampling: Sampling, on_clip: OnClip | None = None
+        self, portrait: Portrait, drive: Drive, sampling: Sampling, callback_on_step_end: OnStep | None = None
     ) -> Iterator[np.ndarray]:
         """The video clip by clip, each uint8 (up to f, pixels, pixels, 3): exactly F frames in all.
 
-        The reference goes through ReferenceNet once per video, the motion frames once per clip (EMO 3.2.3, 3.2.4). From
-        clip to clip latents are handed over, for encoding pixels again would shift their colour at every join.
+        callback_on_step_end: steps are counted through the whole video, see `total_steps`.
         """
+        talk = self.begin(portrait, drive, sampling)
+        while talk.done < talk.clips:
+            (pictures,) = self.advance([talk], callback_on_step_end)
+            yield pictures.cpu().numpy()
+        self.maybe_free_model_hooks()
+
+    def total_steps(self, frames: int, sampling: Sampling) -> int:
+        """Denoising steps that a video of so many frames takes."""
+        return self._clips(frames) * sampling.steps
+
+    def _clips(self, frames: int) -> int:
+        return -(-frames // self.checkpoint.card.config.frames)
+
+    @torch.no_grad()
+    def begin(self, portrait: Portrait, drive: Drive, sampling: Sampling) -> Talk:
+        """Whatever is computed once per video: the portrait's features and their keys and values (EMO 3.2.3), the
+        face region's code (EMO 3.2.5), and what silence sounds like."""
         config, model = self.checkpoint.card.config, self.checkpoint.model
-        told = torch.tensor(sampling.branches).to(self._execution_device, self.dtype)  # (branches, 3)
-        branches = len(told)
-        seen = model.reference_net(encode_pictures(self.vae, portrait.picture[None].to(told)))
-        reference = model.backbone.project_reference(
-            masked({name: value.expand(branches, -1, -1) for name, value in seen.attention.items()}, told[:, 0])
+        device, dtype = self._execution_device, self.dtype
+        seen = model.reference_net(
+            encode_pictures(self.vae, portrait.picture[None].to(device, self.vae.dtype)).to(dtype)
         )
-        mask = portrait.mask.to(told).expand(branches, -1, -1, -1)
-        total, frames, before = len(drive.speed), config.frames, config.motion_frames
-        starts = range(0, total, frames)
-        latents = None
-        for clip, start in enumerate(starts):
-            if latents is None:
-                motion = model.backbone.zero_motion(seen.maps, branches, before)
-            else:
-                last = stack_motion(model.reference_net(latents[0, -before:]).maps, 1)
-                motion = {name: value.expand(branches, -1, -1, -1, -1) for name, value in last.items()}
-            audio, speed = (
-                torch.from_numpy(surroundings(values, start, frames, config.audio_margin)).to(told)[None]
-                for values in (drive.audio, drive.speed)
-            )
-            conditions = model.conditions(
-                reference=reference,
-                motion=motion,
-                audio=audio * told[:, 1].view(-1, 1, 1, 1, 1),
-                speed=speed.expand(branches, -1, -1),
-                mask=mask,
-            )
-            latents = self._denoise(conditions, sampling, clip)
-            yield _to_pixels(decode_latents(self.vae, latents[0]))[: total - start]
-            if on_clip is not None:
-                on_clip(clip + 1, len(starts))
+        # Without sound all frames are alike: one is listened to.
+        unheard = torch.zeros_like(torch.from_numpy(surroundings(drive.audio, 0, 1, config.audio_margin)))[None]
+        return Talk(
+            drive=drive,
+            sampling=sampling,
+            clips=self._clips(len(drive.speed)),
+            reference=model.backbone.project_reference(seen.attention),
+            silence={
+                name: KeyValue(*(value.expand(config.frames, -1, -1, -1) for value in pair))
+                for name, pair in model.hear(unheard.to(device, dtype)).items()
+            },
+            location=model.face_locator(portrait.mask[None].to(device, dtype)),
+            motion=model.backbone.zero_motion(seen.maps, 1, config.motion_frames),
+        )
 
-    def _denoise(self, conditions: Conditions, sampling: Sampling, clip: int) -> Tensor:
-        """Latents (1, f, C, H, W) of one clip. Its noise depends on (seed, clip) only, not on the clips before."""
+    @torch.no_grad()
+    def advance(self, talks: Sequence[Talk], callback_on_step_end: OnStep | None = None) -> list[Tensor]:
+        """The next clip of each talk, denoised together: uint8 (up to f, pixels, pixels, 3) for each.
+
+        From clip to clip latents are handed over, for encoding pixels again would shift their colour at every join.
+        Raises ValueError where talks do not take the same number of steps.
+        """
         config = self.checkpoint.card.config
-        side = config.size // config.codec_downscale
-        shape = (config.latent_channels, side, side)
+        if len({talk.sampling.steps for talk in talks}) != 1:
+            raise ValueError("talks that are denoised together must take the same number of steps")
+        latents = self._denoise(talks, callback_on_step_end)
+        finished = []
+        for talk, clip in zip(talks, latents, strict=True):
+            shown = min(config.frames, len(talk.drive.speed) - talk.done * config.frames)
+            pictures = decode_latents(self.vae, clip[:shown].to(self.vae.dtype)).float()
+            finished.append(((pictures + 1) * 127.5).round().to(torch.uint8).movedim(1, -1))
+            talk.last = clip[-config.motion_frames :]
+            talk.done += 1
+        return finished
 
-        def draw(stream: int, count: int, *size: int) -> np.ndarray:
-            rng = np.random.default_rng([sampling.seed, stream, count])
-            return rng.standard_normal((*size, *shape), dtype=np.float32)
-
-        places = (clip * config.frames + np.arange(config.frames)) / config.noise_drift
-        first, last = int(places[0]), int(places[-1])
-        keys = np.stack([draw(_COMMON, key) for key in range(first, last + 2)])
-        own = draw(_OWN, clip, config.frames)
-        latents = mix_noise(keys, places - first, own, config.common_noise)[None].to(conditions.location)
+    def _denoise(self, talks: Sequence[Talk], callback_on_step_end: OnStep | None) -> Tensor:
+        """Clean latents float32 (talks, f, C, H, W)."""
+        config, device, dtype = self.checkpoint.card.config, self._execution_device, self.dtype
+        branches = [(row, branch) for row, talk in enumerate(talks) for branch in talk.sampling.branches]
+        told = [self.tell(talk) for talk in talks]
+        conditions = join([condition for each in told for condition in each])
+        rows = torch.tensor([row for row, _ in branches], device=device)
+        weights = torch.zeros(len(talks), len(branches))
+        for column, (row, branch) in enumerate(branches):
+            weights[row, column] = branch.weight
+        weights = weights.to(device)
+        noise = torch.stack([clip_noise(config, talk.sampling.seed, talk.done) for talk in talks])
+        latents = noise.to(device)
         scheduler = DDIMScheduler.from_config(self.scheduler.config)  # a copy: `set_timesteps` writes into it
-        scheduler.set_timesteps(sampling.steps, device=latents.device)
-        weights = torch.tensor([branch.weight for branch in sampling.branches]).to(latents)
-        for timestep in scheduler.timesteps:
-            copies = latents.expand(len(weights), -1, -1, -1, -1)
-            each = self.backbone(copies, timestep.expand(len(weights)), conditions)
-            prediction = torch.einsum("b,bfchw->fchw", weights, each)[None]
+        scheduler.set_timesteps(talks[0].sampling.steps)
+        # The schedule stays on the CPU: looking a number up there does not wait for the accelerator.
+        on_device = scheduler.timesteps.to(device)
+        first = talks[0].done * len(on_device)
+        for step, timestep in enumerate(scheduler.timesteps):
+            copies = latents[rows].to(dtype)
+            each = self.backbone(copies, on_device[step].expand(len(branches)), conditions)
+            prediction = torch.einsum("rb,bfchw->rfchw", weights, each.float())
             latents = scheduler.step(prediction, timestep, latents).prev_sample
+            if callback_on_step_end is not None:
+                latents = callback_on_step_end(self, first + step, timestep, {"latents": latents})["latents"]
         return latents
 
-
-def _to_pixels(pictures: Tensor) -> np.ndarray:
-    """(f, 3, pixels, pixels) in -1..1 -> uint8 (f, pixels, pixels, 3)."""
-    return ((pictures.float() + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
+    def tell(self, talk: Talk) -> list[Conditions]:
+        """What each branch of a talk is told during its next clip."""
+        config, model = self.checkpoint.card.config, self.checkpoint.model
+        device, dtype = self._execution_device, self.dtype
+        if talk.last is not None:  # the motion frames go through ReferenceNet once per clip (EMO 3.2.4)
+            talk.motion = stack_motion(model.reference_net(talk.last.to(dtype)).maps, 1)
+        audio, speed = (
+            torch.from_numpy(surroundings(values, talk.done * config.frames, config.frames, config.audio_margin))[None]
+            for values in (talk.drive.audio, talk.drive.speed)
+        )
+        told = Conditions(
+            reference=talk.reference,
+            audio=model.hear(audio.to(device, dtype)),
+            motion=talk.motion,
+            speed=model.pace(speed.to(device)),
+            location=talk.location,
+        )
+        blind = {name: KeyValue(*map(torch.zeros_like, pair)) for name, pair in talk.reference.items()}
+        return [
+            replace(
+                told,
+                reference=told.reference if branch.sees else blind,
+                audio=told.audio if branch.hears else talk.silence,
+            )
+            for branch in talk.sampling.branches
+        ]

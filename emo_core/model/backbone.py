@@ -1,9 +1,11 @@
 """Backbone: the UNet that denoises the frames of a clip under all conditions (EMO 3.2.1)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
@@ -24,11 +26,32 @@ class Conditions:
     audio: dict[str, KeyValue]
     """Of the audio tokens, (B * F, heads, T, D / heads). Empty before stage 2."""
     motion: dict[str, Tensor]
-    """ReferenceNet's maps of the frames before, (B, N, C, H, W). Empty before stage 2."""
+    """ReferenceNet's maps of the frames before, (B, C, N, H, W). Empty before stage 2."""
     speed: dict[str, KeyValue]
     """Of the speed tokens, (B, heads, F, D / heads). Empty before stage 3."""
     location: Tensor
     """The Face Locator's code, (B, C, H, W) in latent resolution."""
+
+
+def join(each: Sequence[Conditions]) -> Conditions:
+    """The conditions of several batches as those of one, always laid out alike in memory."""
+
+    def pairs(of: list[dict[str, KeyValue]]) -> dict[str, KeyValue]:
+        return {
+            name: KeyValue(*(torch.cat(part) for part in zip(*(one[name] for one in of), strict=True)))
+            for name in of[0]
+        }
+
+    return Conditions(
+        reference=pairs([one.reference for one in each]),
+        audio=pairs([one.audio for one in each]),
+        motion={
+            name: torch.cat([one.motion[name] for one in each]).contiguous(memory_format=torch.channels_last_3d)
+            for name in each[0].motion
+        },
+        speed=pairs([one.speed for one in each]),
+        location=torch.cat([one.location for one in each]),
+    )
 
 
 class Backbone(UNet):
@@ -67,15 +90,18 @@ class Backbone(UNet):
         self.conv_norm_out = nn.GroupNorm(norm_groups, channels[0], eps=1e-5)
         self.conv_out = nn.Conv2d(channels[0], latent_channels, 3, padding=1)
 
+    @apply_forward_hook
     def project_reference(self, features: dict[str, Tensor]) -> dict[str, KeyValue]:
         """Keys and values of the reference, once per video. features: `ReferenceFeatures.attention`."""
         return {name: project(layer.block.attn2, features[name]) for name, layer in self.spatial_places()}
 
+    @apply_forward_hook
     def project_audio(self, tokens: Tensor) -> dict[str, KeyValue]:
         """Keys and values of audio tokens (B, F, T, D), once per clip."""
         tokens = tokens.flatten(0, 1)
         return {name: project(layer.block.attn_audio, tokens) for name, layer in self.spatial_places()}
 
+    @apply_forward_hook
     def project_speed(self, tokens: Tensor) -> dict[str, KeyValue]:
         """Keys and values of speed tokens (B, F, D), once per clip."""
         return {name: project(layer.block.attn_speed, tokens) for name, layer in self.temporal_places()}
@@ -102,6 +128,6 @@ class Backbone(UNet):
         features: ReferenceNet's maps of any picture, for the shapes.
         """
         return {
-            name: torch.zeros_like(features[name][:1]).expand(batch, frames, *features[name].shape[1:])
+            name: torch.zeros_like(features[name][:1])[:, :, None].expand(batch, -1, frames, -1, -1)
             for name, _ in self.temporal_places()
         }

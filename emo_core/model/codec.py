@@ -8,6 +8,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
@@ -64,12 +65,14 @@ class LinearCodec(ModelMixin, ConfigMixin):
         codec.gain.copy_(gain)
         return codec
 
+    @apply_forward_hook
     def encode(self, pictures: Tensor) -> AutoencoderKLOutput:
         """pictures: (B, 3, H, W) in -1..1. Latents (B, C, H / patch, W / patch), not yet scaled."""
         patches = pixel_unshuffle(pictures, self.config.patch).movedim(1, -1)
         latents = (patches - self.mean) @ self.components.T * self.gain
         return AutoencoderKLOutput(latent_dist=PointDistribution(latents.movedim(-1, 1)))
 
+    @apply_forward_hook
     def decode(self, latents: Tensor) -> DecoderOutput:
         """latents: (B, C, H, W), unscaled, as `encode` gives them."""
         patches = (latents.movedim(1, -1) / self.gain) @ self.components + self.mean

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from emo_core.model.attention import KeyValue
 from emo_core.model.audio import AudioProjection
-from emo_core.model.backbone import Backbone, Conditions
+from emo_core.model.backbone import Backbone
 from emo_core.model.config import ModelConfig
 from emo_core.model.face_locator import FaceLocator
 from emo_core.model.reference_net import ReferenceNet
@@ -45,28 +45,17 @@ class EMO(nn.Module):
         """Lay the convolutions' weights out in memory as they compute fastest; no value changes."""
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def conditions(
-        self,
-        *,
-        reference: dict[str, KeyValue],
-        motion: dict[str, Tensor],
-        audio: Tensor | None,
-        speed: Tensor | None,
-        mask: Tensor,
-    ) -> Conditions:
-        """Conditions of B clips, ready for every denoising step.
+    def hear(self, audio: Tensor | None) -> dict[str, KeyValue]:
+        """The audio condition of windows (B, F, 2m + 1, L, D), once per clip. Empty before stage 2."""
+        if self.audio_projection is None or audio is None:
+            return {}
+        return self.backbone.project_audio(self.audio_projection(audio))
 
-        reference: of `Backbone.project_reference`. motion: ReferenceNet's maps (B, N, C, H, W) by place. audio: windows
-        (B, F, 2m + 1, L, D) from stage 2 on. speed: windows (B, F, 2m + 1) in degrees per frame from stage 3 on.
-        mask: (B, 1, pixels, pixels). A condition of a later stage than the model's is left out.
-        """
-        projected_audio: dict[str, KeyValue] = {}
-        projected_speed: dict[str, KeyValue] = {}
-        if self.audio_projection is not None and audio is not None:
-            projected_audio = self.backbone.project_audio(self.audio_projection(audio))
-        if self.speed_encoder is not None and speed is not None:
-            projected_speed = self.backbone.project_speed(self.speed_encoder(speed))
-        return Conditions(reference, projected_audio, motion, projected_speed, self.face_locator(mask))
+    def pace(self, speed: Tensor | None) -> dict[str, KeyValue]:
+        """The speed condition of windows (B, F, 2m + 1) in degrees per frame, once per clip. Empty before stage 3."""
+        if self.speed_encoder is None or speed is None:
+            return {}
+        return self.backbone.project_speed(self.speed_encoder(speed))
 
 
 def build(config: ModelConfig, stage: int, speed_buckets: tuple[list[float], list[float]] | None = None) -> EMO:
@@ -140,5 +129,5 @@ def masked(features: dict[str, Tensor], keep: Tensor) -> dict[str, Tensor]:
 
 
 def stack_motion(maps: dict[str, Tensor], batch: int) -> dict[str, Tensor]:
-    """ReferenceNet's maps (B * N, C, H, W) of the motion frames of B clips -> (B, N, C, H, W)."""
-    return {name: value.unflatten(0, (batch, -1)) for name, value in maps.items()}
+    """ReferenceNet's maps (B * N, C, H, W) of the motion frames of B clips -> (B, C, N, H, W)."""
+    return {name: value.unflatten(0, (batch, -1)).transpose(1, 2) for name, value in maps.items()}

@@ -31,13 +31,17 @@ class SpeedEncoder(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, centres: list[float], radii: list[float], margin: int, width: int) -> None:
         super().__init__()
-        self.register_buffer("centre", torch.tensor(centres), persistent=False)
-        self.register_buffer("radius", torch.tensor(radii), persistent=False)
         self.mlp = nn.Sequential(nn.Linear((2 * margin + 1) * len(centres), width), nn.SiLU(), nn.Linear(width, width))
 
     def code(self, speeds: Tensor) -> Tensor:
-        """Speeds in degrees per frame, any shape -> codes with one more axis of d buckets."""
-        return torch.tanh((speeds[..., None] - self.centre) / self.radius * 3)
+        """Speeds in degrees per frame, float32 of any shape -> codes with one more axis of d buckets.
+
+        In float32 whatever the weights are in: bfloat16 would tell only every hundredth of a degree apart.
+        """
+        centre, radius = (
+            torch.tensor(values, device=speeds.device) for values in (self.config.centres, self.config.radii)
+        )
+        return torch.tanh((speeds[..., None] - centre) / radius * 3)
 
     def forward(self, speeds: Tensor) -> Tensor:
         """speeds: (B, F, 2m + 1) windows -> tokens (B, F, l)."""

@@ -35,11 +35,16 @@ class TemporalBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width)
         self.ff = FeedForward(width, activation_fn="geglu")
 
-    def forward(self, states: Tensor, speed: KeyValue | None = None) -> Tensor:
-        """states: (B * H * W, N + F, D). speed: of B clips with F tokens each."""
-        for norm, attention in ((self.norm1, self.attn1), (self.norm2, self.attn2)):
-            normed = self.pos_embed(norm(states))
-            states = states + attend(attention, normed, project(attention, normed))
+    def forward(self, states: Tensor, motion_frames: int, speed: KeyValue | None = None) -> Tensor:
+        """states: (B * H * W, N + F, D), of which those of the F frames are returned. speed: of B clips, F tokens each.
+
+        The motion frames have said all once the second self-attention has read them: nothing more is computed there.
+        """
+        normed = self.pos_embed(self.norm1(states))
+        states = states + attend(self.attn1, normed, project(self.attn1, normed))
+        normed = self.pos_embed(self.norm2(states))
+        source = project(self.attn2, normed)
+        states = states[:, motion_frames:] + attend(self.attn2, normed[:, motion_frames:], source)
         if self.attn_speed is not None and self.norm_speed is not None:
             assert speed is not None, "speed-attention needs speeds"
             # The paper repeats the tokens to (B * H * W, F, l); all pixels as one row of queries are the same.
@@ -71,13 +76,17 @@ class TemporalModule(nn.Module):
     def forward(self, maps: Tensor, motion: Tensor, speed: KeyValue | None = None) -> Tensor:
         """maps: (B * F, C, H, W), returned in the same shape.
 
-        motion: (B, N, C, H, W) features that ReferenceNet has of the frames before, at this very place; zero maps for
+        motion: (B, C, N, H, W) features that ReferenceNet has of the frames before, at this very place; zero maps for
         the first clip; N = 0 for plain AnimateDiff. Outputs at motion positions are dropped.
         """
-        batch, motion_frames = motion.shape[:2]
-        clip = torch.cat([motion, maps.unflatten(0, (batch, -1))], dim=1)  # (B, N + F, C, H, W)
-        _, frames, channels, height, width = clip.shape
-        tokens = self.norm(clip.transpose(1, 2)).permute(0, 3, 4, 2, 1).reshape(-1, frames, channels)
-        tokens = self.block(self.proj_in(tokens), speed)[:, motion_frames:]
-        change = self.proj_out(tokens).unflatten(0, (batch, height, width)).permute(0, 3, 4, 1, 2)
-        return maps + change.reshape(maps.shape)
+        batch, channels, motion_frames, height, width = motion.shape
+        frames = maps.unflatten(0, (batch, -1))  # (B, F, C, H, W)
+        clip = torch.cat([motion, frames.transpose(1, 2)], dim=2)  # (B, C, N + F, H, W)
+        if torch.is_grad_enabled():
+            # torch (2.13, CPU) crashes in the backward of a group normalisation whose input is laid out channels last
+            # and needs no gradient: as it is here at the first place, where all before it is frozen.
+            clip = clip.contiguous()
+        tokens = self.norm(clip).permute(0, 3, 4, 2, 1).reshape(batch * height * width, -1, channels)
+        tokens = self.proj_out(self.block(self.proj_in(tokens), motion_frames, speed))
+        change = tokens.unflatten(0, (batch, height, width)).permute(0, 3, 4, 1, 2)
+        return (frames + change).flatten(0, 1)

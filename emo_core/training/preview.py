@@ -7,7 +7,8 @@ import torch
 
 from emo_core.checkpoint import Checkpoint
 from emo_core.inference.export import MARK, contact_sheet, save_picture
-from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait, Sampling
+from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait
+from emo_core.inference.sampling import Sampling
 from emo_core.model.codec import decode_latents
 from emo_core.training.latents import LatentCache
 from emo_data.dataset.loader import ClipReader

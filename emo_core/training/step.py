@@ -8,6 +8,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from emo_core.diffusion import diffusion_loss, diffusion_target, timesteps_at
+from emo_core.model.backbone import Conditions
 from emo_core.model.emo import EMO, masked, stack_motion
 from emo_core.training.batch import Batch
 from emo_core.training.recipes import Recipe
@@ -22,8 +23,8 @@ def batch_loss(model: EMO, scheduler: DDIMScheduler, batch: Batch, min_snr: floa
     if batch.motion.shape[1]:
         maps = model.reference_net(batch.motion.flatten(0, 1)).maps  # frozen from stage 2 on, so without a graph
         motion = masked(stack_motion(maps, len(batch.motion)), batch.keep_motion)
-    conditions = model.conditions(
-        reference=reference, motion=motion, audio=batch.audio, speed=batch.speed, mask=batch.mask
+    conditions = Conditions(
+        reference, model.hear(batch.audio), motion, model.pace(batch.speed), model.face_locator(batch.mask)
     )
     timestep = timesteps_at(scheduler, batch.strata)
     noisy = scheduler.add_noise(batch.latents, batch.noise, timestep)

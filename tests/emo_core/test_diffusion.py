@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from emo_core.diffusion import mix_noise
-from emo_core.inference.pipeline import EMOPipeline, Sampling
+from emo_core.inference.pipeline import EMOPipeline
+from emo_core.inference.sampling import Sampling
 from tests.emo_core.conftest import drive, portrait
 
 

@@ -16,13 +16,18 @@ from emo_core.training.step import batch_loss
 from tests.emo_core.conftest import BUCKETS, awake
 
 
+def tell(model, reference, motion, batch):
+    """All conditions of a batch."""
+    return Conditions(
+        reference, model.hear(batch.audio), motion, model.pace(batch.speed), model.face_locator(batch.mask)
+    )
+
+
 def predict(model, batch, scheduler):
     """The Backbone's prediction for a batch, as training computes it."""
     reference = model.backbone.project_reference(model.reference_net(batch.reference).attention)
     motion = stack_motion(model.reference_net(batch.motion.flatten(0, 1)).maps, len(batch.motion))
-    conditions = model.conditions(
-        reference=reference, motion=motion, audio=batch.audio, speed=batch.speed, mask=batch.mask
-    )
+    conditions = tell(model, reference, motion, batch)
     timestep = timesteps_at(scheduler, batch.strata)
     return model.backbone(scheduler.add_noise(batch.latents, batch.noise, timestep), timestep, conditions)
 
@@ -60,7 +65,7 @@ def test_spatial_part_equals_diffusers_unet(config):
         reference = ours.project_reference(
             {name: torch.randn(2, 7, layer.proj_in.out_channels) for name, layer in ours.spatial_places()}
         )
-        motion = {name: torch.zeros(2, 0, *shape) for name, shape in _map_shapes(ours, latents).items()}
+        motion = {name: torch.zeros(2, shape[0], 0, *shape[1:]) for name, shape in _map_shapes(ours, latents).items()}
         tokens = torch.randn(2, 1, 3, config.audio_token_width), torch.randn(2, 1, config.speed_width)
         conditions = Conditions(
             reference, ours.project_audio(tokens[0]), motion, ours.project_speed(tokens[1]), torch.zeros(2, 4, 8, 8)
@@ -99,7 +104,7 @@ def test_temporal_modules_equal_animatediff(config):
     maps = torch.randn(2 * 5, 16, 4, 4)
     with torch.no_grad():
         expected = adapter.mid_block.motion_modules[0](maps, num_frames=5)
-        found = ours.mid_block.motion_modules[0](maps, torch.zeros(2, 0, 16, 4, 4))
+        found = ours.mid_block.motion_modules[0](maps, torch.zeros(2, 16, 0, 4, 4))
     assert (found - expected).abs().max() < 1e-5
 
 
@@ -209,9 +214,7 @@ def test_interleaved_requests_equal_separate_ones(model, batch, scheduler):
         reference = model.backbone.project_reference(features.attention)
         motion = stack_motion(model.reference_net(first.motion.flatten(0, 1)).maps, 1)
         predict(model, second, scheduler)
-        conditions = model.conditions(
-            reference=reference, motion=motion, audio=first.audio, speed=first.speed, mask=first.mask
-        )
+        conditions = tell(model, reference, motion, first)
         timestep = timesteps_at(scheduler, first.strata)
         noisy = scheduler.add_noise(first.latents, first.noise, timestep)
         assert torch.equal(model.backbone(noisy, timestep, conditions), alone)
@@ -277,9 +280,7 @@ def test_a_denoising_step_compiles_whole_and_once(model, batch, scheduler):
         reference = model.backbone.project_reference(model.reference_net(told.reference).attention)
         motion = stack_motion(model.reference_net(told.motion.flatten(0, 1)).maps, len(told.motion))
         with torch.no_grad():
-            conditions = model.conditions(
-                reference=reference, motion=motion, audio=told.audio, speed=told.speed, mask=told.mask
-            )
+            conditions = tell(model, reference, motion, told)
             for timestep in (torch.tensor([999, 999]), torch.tensor([3, 3])):
                 expected = model.backbone(told.latents, timestep, conditions)
                 assert torch.allclose(compiled(told.latents, timestep, conditions), expected, atol=1e-5)

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from emo_core.checkpoint import load, read_card, save
-from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait, Sampling
+from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait
+from emo_core.inference.sampling import Sampling
+from emo_core.model.backbone import Conditions
 from emo_core.model.codec import LinearCodec, decode_latents, encode_pictures
 from emo_data.errors import UserError
 from tests.emo_core.conftest import drive, portrait
@@ -247,7 +249,7 @@ def test_nothing_is_computed_twice(checkpoint, config, scales, branches):
     speed = torch.zeros(1, config.frames, 2 * config.audio_margin + 1)
 
     def conditions():
-        return model.conditions(reference=reference, motion=motion, audio=audio, speed=speed, mask=face.mask[None])
+        return Conditions(reference, model.hear(audio), motion, model.pace(speed), model.face_locator(face.mask[None]))
 
     told = conditions()
     step = flops(lambda: model.backbone(latents, torch.tensor([1]), told))

@@ -151,7 +151,7 @@ def test_animatediff_goes_into_the_temporal_modules(layout, model, adapter, tmp_
     theirs = adapter.down_blocks[1].motion_modules[0](maps, num_frames=5)
     ours = model.backbone.down_blocks[1].motion_modules[0]
     ours.block.attn_speed = None  # a speed layer that is asleep has no part in it
-    assert torch.allclose(ours(maps, torch.zeros(2, 0, WIDTHS[1], 4, 4)), theirs, atol=10 * near + 1e-5)
+    assert torch.allclose(ours(maps, torch.zeros(2, WIDTHS[1], 0, 4, 4)), theirs, atol=10 * near + 1e-5)
 
 
 def test_a_new_reference_attention_is_the_blocks_own_self_attention(model, unet, tmp_path):
