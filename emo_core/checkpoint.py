@@ -30,7 +30,7 @@ from emo_core.model.speed import SpeedEncoder
 from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
 
-VERSION = 1
+VERSION = 2
 CARD = "emo.json"
 TRAINED_PARTS = {
     "backbone": Backbone,

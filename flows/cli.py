@@ -176,6 +176,9 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Public weights to start from: unet, vae (stage 1), motion (2).")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
+    train_spatial: Annotated[
+        bool, typer.Option("--train-spatial", help="In stage 2, go on training what stage 1 trained, too.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Device = "auto",
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the loss curve.")] = None,
@@ -188,7 +191,8 @@ def train(
     from flows.progress import progress
 
     _check_picture("--plot", plot)
-    recipe = stage_recipe(stage, preset).model_copy(update={"seed": seed} | ({"steps": steps} if steps else {}))
+    changes = {"seed": seed, "train_spatial": train_spatial} | ({"steps": steps} if steps else {})
+    recipe = stage_recipe(stage, preset).model_copy(update=changes)
     with progress(f"stage {stage}") as report:
         trainer = prepare(recipe, data, out, init, choose_device(device), weights)
         trainer.train(report)

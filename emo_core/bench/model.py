@@ -138,7 +138,7 @@ def time_model(
     pipeline = on_device(config, device, dtype)
     forget_peak(device)
     if compiled:
-        pipeline.backbone.compile(fullgraph=True)
+        pipeline.backbone.compile(fullgraph=True, dynamic=False)
     on_progress(1, rounds + 3)
     paper, fast = (_clip_seconds(pipeline, sampling, device) for sampling in (PAPER, FAST)) if clips else (None, None)
     step = Step(pipeline)
@@ -147,7 +147,7 @@ def time_model(
     peak = peak_bytes(device)
     step.prepare_baseline()
     if compiled:
-        step.unet.compile()
+        step.unet.compile(dynamic=False)
     step.baseline()
     on_progress(2, rounds + 3)
     pairs = []

@@ -71,7 +71,7 @@ class Step:
         self.device, self.dtype = self.backbone.device, self.backbone.dtype
         with torch.no_grad():
             (self.conditions,) = pipeline.tell(pipeline.begin(*a_talk(config, 1), FAST))
-        self.latents = self._random(1, config.frames, *self.conditions.location.shape[1:])
+        self.latents = self._random(1, config.frames, *config.latent_shape)
         self.timestep = torch.tensor([500]).to(self.device)
 
     @torch.no_grad()

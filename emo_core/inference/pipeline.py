@@ -244,7 +244,8 @@ class EMOPipeline(DiffusionPipeline):
         on_device = scheduler.timesteps.to(device)
         first = talks[0].done * len(on_device)
         for step, timestep in enumerate(scheduler.timesteps):
-            copies = latents[rows].to(dtype)
+            # Always laid out alike: the first step's noise and what the Backbone returns are not.
+            copies = latents[rows].to(dtype).contiguous()
             each = self.backbone(copies, on_device[step].expand(len(branches)), conditions)
             prediction = torch.einsum("rb,bfchw->rfchw", weights, each.float())
             latents = scheduler.step(prediction, timestep, latents).prev_sample

@@ -57,12 +57,10 @@ class Sampling:
 
 def clip_noise(config: ModelConfig, seed: int, clip: int) -> Tensor:
     """float32 (f, C, H, W) that a clip starts from. It depends on (seed, clip) only, not on the clips before."""
-    side = config.size // config.codec_downscale
-    shape = (config.latent_channels, side, side)
 
     def draw(stream: int, count: int, *size: int) -> np.ndarray:
         rng = np.random.default_rng([seed, stream, count])
-        return rng.standard_normal((*size, *shape), dtype=np.float32)
+        return rng.standard_normal((*size, *config.latent_shape), dtype=np.float32)
 
     places = (clip * config.frames + np.arange(config.frames)) / config.noise_drift
     first, last = int(places[0]), int(places[-1])

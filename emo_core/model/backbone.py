@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from emo_core.model.attention import KeyValue, SpatialTransformer, project
+from emo_core.model.config import Location
 from emo_core.model.temporal import TemporalModule
 from emo_core.model.unet import UNet
 
@@ -30,7 +31,7 @@ class Conditions:
     speed: dict[str, KeyValue]
     """Of the speed tokens, (B, heads, F, D / heads). Empty before stage 3."""
     location: Tensor
-    """The Face Locator's code, (B, C, H, W) in latent resolution."""
+    """The Face Locator's code, (B, C, H, W) in latent resolution, with the channels of what it is added to."""
 
 
 def join(each: Sequence[Conditions]) -> Conditions:
@@ -69,6 +70,7 @@ class Backbone(UNet):
         temporal_heads: int,
         audio_token_width: int,
         speed_width: int,
+        location: Location,
         audio: bool,
         temporal: bool,
         speed: bool,
@@ -116,8 +118,9 @@ class Backbone(UNet):
         def at_temporal(name: str, layer: TemporalModule | None, maps: Tensor) -> Tensor:
             return maps if layer is None else layer(maps, conditions.motion[name], conditions.speed.get(name))
 
-        located = latents + conditions.location[:, None]  # EMO 3.2.5
-        maps = self.conv_in(located.flatten(0, 1))
+        location = conditions.location.repeat_interleave(frames, dim=0)  # EMO 3.2.5: the same for all frames
+        maps = latents.flatten(0, 1)
+        maps = self.conv_in(maps + location) if self.config.location == "latents" else self.conv_in(maps) + location
         maps = self.walk(maps, self.embed_time(timestep, frames), at_spatial, at_temporal)
         maps = self.conv_out(silu(self.conv_norm_out(maps)))
         return maps.unflatten(0, (batch, frames))

@@ -4,6 +4,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Location = Literal["latents", "features"]
+"""The noisy latents, as in the paper (EMO 3.2.5), or the features after the Backbone's first convolution, as in
+several open projects."""
+
 
 class ModelConfig(BaseModel):
     """Every number that shapes an EMO model."""
@@ -28,6 +32,7 @@ class ModelConfig(BaseModel):
     motion_frames: int = Field(default=4, gt=0, description="n frames of the clip before, EMO 4.1")
     temporal_heads: int
     locator_channels: tuple[int, ...]
+    location: Location = Field(default="latents", description="what the Face Locator's code is added to")
     speed_buckets: int = Field(default=9, description="d, EMO 3.2.5")
     speed_width: int = Field(description="l, width of the speed embedding")
     prediction: Literal["epsilon", "v_prediction", "sample"] = Field(
@@ -35,6 +40,17 @@ class ModelConfig(BaseModel):
     )
     common_noise: float = Field(default=0.0, ge=0, lt=1, description="share of the noise that frames have in common")
     noise_drift: int = Field(default=40, gt=0, description="frames in which the common noise becomes another")
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one frame's latents."""
+        side = self.size // self.codec_downscale
+        return self.latent_channels, side, side
+
+    @property
+    def location_channels(self) -> int:
+        """Of the Face Locator's code."""
+        return self.latent_channels if self.location == "latents" else self.channels[0]
 
 
 Preset = Literal["tiny", "sd15"]

@@ -88,11 +88,12 @@ def build(config: ModelConfig, stage: int, speed_buckets: tuple[list[float], lis
         temporal_heads=config.temporal_heads,
         audio_token_width=config.audio_token_width,
         speed_width=config.speed_width,
+        location=config.location,
         audio=stage >= 2,
         temporal=stage >= 2,
         speed=stage >= 3,
     )
-    locator = FaceLocator(channels=config.locator_channels, latent_channels=config.latent_channels)
+    locator = FaceLocator(channels=config.locator_channels, out_channels=config.location_channels)
     return EMO(backbone, ReferenceNet(**trunk), locator, audio, speed)
 
 

@@ -46,7 +46,7 @@ class Trainer:
         model = self.checkpoint.model.to(self.device).channels_last()
         model.backbone.gradient_checkpointing = recipe.gradient_checkpointing
         model.reference_net.gradient_checkpointing = recipe.gradient_checkpointing
-        trained = freeze_all_but(model, recipe.stage)
+        trained = freeze_all_but(model, recipe)
         parameters, side_by_side = list(trained.values()), _side_by_side(self.device)
         optimizer = make_optimizer(trained, recipe)
         clips = self.reader.clips()

@@ -45,6 +45,9 @@ def prepare(
                 else f"give the model of stage {recipe.stage - 1} as --init"
             )
         )
+    if recipe.train_spatial and recipe.stage != 2:
+        does = "does so anyway" if recipe.stage == 1 else "never does"
+        raise UserError(f"--train-spatial: is for stage 2; stage {recipe.stage} {does}")
     public = _public(recipe, weights)
     reader = ClipReader(data, Split.TRAIN, listening=recipe.stage > 1)
     config = _config(reader, recipe) if init is None else read_card(init).config

@@ -25,6 +25,7 @@ class Recipe(BaseModel):
     beta2: float = Field(default=0.999, gt=0, lt=1, description="AdamW's memory of squared gradients")
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    train_spatial: bool = Field(default=False, description="in stage 2: go on training what stage 1 trained, too")
     gradient_checkpointing: bool = Field(default=True, description="compute activations twice, to hold few of them")
     bf16: bool = Field(
         default=True, description="compute in bfloat16 where torch's autocast does; weights stay float32"

@@ -21,7 +21,7 @@ def batch_loss(model: EMO, scheduler: DDIMScheduler, batch: Batch, min_snr: floa
     )
     motion = {}
     if batch.motion.shape[1]:
-        maps = model.reference_net(batch.motion.flatten(0, 1)).maps  # frozen from stage 2 on, so without a graph
+        maps = model.reference_net(batch.motion.flatten(0, 1)).maps
         motion = masked(stack_motion(maps, len(batch.motion)), batch.keep_motion)
     conditions = Conditions(
         reference, model.hear(batch.audio), motion, model.pace(batch.speed), model.face_locator(batch.mask)

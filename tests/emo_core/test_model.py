@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
-from torch._dynamo.testing import CompileCounter
 
 from emo_core.diffusion import diffusion_loss, diffusion_target, noise_schedule, timesteps_at
 from emo_core.model.backbone import Conditions
@@ -269,19 +268,3 @@ def test_speed_code_tells_all_speeds_apart():
         encoder = SpeedEncoder(centres=centres, radii=radii, margin=2, width=8)
         code = encoder.code(torch.linspace(0, 2, 201))
         assert (code.diff(dim=0).abs().max(dim=1).values > 1e-3).all()
-
-
-def test_a_denoising_step_compiles_whole_and_once(model, batch, scheduler):
-    """No graph break in it, and no new compilation for another clip, another step, other conditions."""
-    counter = CompileCounter()
-    compiled = torch.compile(model.backbone, backend=counter, fullgraph=True)
-    for clip in range(3):
-        told = replace(batch, reference=batch.reference + clip, motion=batch.motion + clip, audio=batch.audio - clip)
-        reference = model.backbone.project_reference(model.reference_net(told.reference).attention)
-        motion = stack_motion(model.reference_net(told.motion.flatten(0, 1)).maps, len(told.motion))
-        with torch.no_grad():
-            conditions = tell(model, reference, motion, told)
-            for timestep in (torch.tensor([999, 999]), torch.tensor([3, 3])):
-                expected = model.backbone(told.latents, timestep, conditions)
-                assert torch.allclose(compiled(told.latents, timestep, conditions), expected, atol=1e-5)
-    assert counter.frame_count == 1

@@ -156,25 +156,41 @@ def test_resumed_run_equals_one_that_never_stopped(data, tmp_path, models, stage
     assert not list((tmp_path / "parts" / "checkpoints").iterdir())
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_stage_trains_its_parts_and_nothing_else(data, tmp_path, models, stage):
+SPATIAL = ("backbone.", "reference_net.", "face_locator.")
+
+
+@pytest.mark.parametrize(("stage", "train_spatial"), [(1, False), (2, False), (2, True), (3, False)])
+def test_stage_trains_its_parts_and_nothing_else(data, tmp_path, models, stage, train_spatial):
     """Gradients, optimiser and the change on disk agree with what the paper says of the stage."""
-    trainer = prepare(recipe(stage, steps=2, learning_rate=1e-2), data, tmp_path / "run", models[stage - 1], CPU)
+    wanted = recipe(stage, steps=2, learning_rate=1e-2, train_spatial=train_spatial)
+    trainer = prepare(wanted, data, tmp_path / "run", models[stage - 1], CPU)
     before = {name: value.clone() for name, value in trainer.checkpoint.model.state_dict().items()}
     trainer.train()
     after = weights(trainer.run.model)
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     expected = {
-        1: lambda name: name.startswith(("backbone.", "reference_net.", "face_locator.")),
-        2: lambda name: "motion_modules." in name or "_audio." in name or name.startswith("audio_projection."),
+        1: lambda name: name.startswith(SPATIAL),
+        2: lambda name: (
+            "motion_modules." in name
+            or "_audio." in name
+            or name.startswith("audio_projection.")
+            or (train_spatial and name.startswith(SPATIAL))
+        ),
         3: lambda name: "motion_modules." in name or name.startswith("speed_encoder."),
     }[stage]
     assert moved
     assert all(expected(name) for name in moved), [name for name in moved if not expected(name)]
-    trained = trained_parameters(trainer.checkpoint.model, stage)
+    trained = trained_parameters(trainer.checkpoint.model, wanted)
     assert set(trained) == {name for name, _ in trainer.checkpoint.model.named_parameters() if expected(name)}
     # Zero-initialised outputs hold back what lies behind them for one step; everything of a live branch has moved.
     assert len(moved) > 0.7 * len(trained)
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_the_spatial_part_is_a_question_of_stage_2_only(data, tmp_path, models, stage):
+    with pytest.raises(UserError, match="--train-spatial"):
+        prepare(recipe(stage, train_spatial=True), data, tmp_path / "run", models[stage - 1], CPU)
+    assert not (tmp_path / "run").exists()
 
 
 def test_golden_losses_of_the_stages(data, tmp_path, models):

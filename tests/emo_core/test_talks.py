@@ -1,0 +1,143 @@
+"""Videos in the making: side by side, in turns, watched, cancelled, compiled."""
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounter
+
+from emo_core.inference.pipeline import EMOPipeline
+from emo_core.inference.sampling import Sampling
+from tests.emo_core.conftest import drive, portrait
+
+
+def finish(pipeline, talks):
+    """The rest of each video, all talks advancing together as long as there is more to say."""
+    clips = [[] for _ in talks]
+    while going := [number for number, talk in enumerate(talks) if talk.done < talk.clips]:
+        for number, pictures in zip(going, pipeline.advance([talks[number] for number in going]), strict=True):
+            clips[number].append(pictures.numpy())
+    return [np.concatenate(each) for each in clips]
+
+
+def psnr(one, other):
+    """Decibels between two videos."""
+    error = np.square(one.astype(float) - other).mean()
+    return np.inf if error == 0 else 10 * np.log10(255**2 / error)
+
+
+REQUESTS = [(9, Sampling(3, 2, 2, seed=0)), (4, Sampling(3, 1, 1, seed=1)), (7, Sampling(3, 2, 3, seed=2))]
+"""Three lengths, with two, one and three branches."""
+
+
+def wishes(config):
+    return [(portrait(config, n), drive(config, frames, n), how) for n, (frames, how) in enumerate(REQUESTS)]
+
+
+def test_two_interleaved_requests_equal_two_separate_ones(checkpoint, config):
+    """Clip by clip in turns: bit for bit what each is alone."""
+    pipeline = EMOPipeline.of(checkpoint)
+    requests = [(portrait(config, seed), drive(config, 6, seed), Sampling(steps=2, seed=seed)) for seed in (0, 1)]
+    alone = [pipeline(*request) for request in requests]
+    turns = list(zip(*(pipeline.stream(*request) for request in requests), strict=True))
+    for index, video in enumerate(alone):
+        assert np.array_equal(np.concatenate([clips[index] for clips in turns]), video)
+
+
+def test_requests_that_are_denoised_together_are_what_each_is_alone(checkpoint, config):
+    """Whatever their lengths and their guidance, and also where one joins in later."""
+    pipeline = EMOPipeline.of(checkpoint)
+    requests = wishes(config)
+    alone = [pipeline(*request) for request in requests]
+    together = finish(pipeline, [pipeline.begin(*request) for request in requests])
+    early, late = pipeline.begin(*requests[0]), pipeline.begin(*requests[2])
+    first = pipeline.advance([early])[0].numpy()
+    rest, joined = finish(pipeline, [early, late])
+    for found, expected in zip(
+        [*together, np.concatenate([first, rest]), joined], [*alone, alone[0], alone[2]], strict=True
+    ):
+        assert found.shape == expected.shape
+        assert psnr(found, expected) >= 50
+    assert psnr(alone[0][:4], alone[1]) < 40  # else it would be no wonder
+
+
+def test_requests_of_different_steps_are_not_denoised_together(checkpoint, config):
+    pipeline = EMOPipeline.of(checkpoint)
+    talks = [pipeline.begin(portrait(config), drive(config, 3), Sampling(steps)) for steps in (2, 3)]
+    with pytest.raises(ValueError, match="same number of steps"):
+        pipeline.advance(talks)
+    assert [talk.done for talk in talks] == [0, 0]
+
+
+def test_every_step_is_reported_and_may_change_the_latents(checkpoint, config):
+    """diffusers' callback, its steps counted through the whole video."""
+    pipeline = EMOPipeline.of(checkpoint)
+    request = portrait(config), drive(config, 7), Sampling(steps=2)
+    seen = []
+
+    def watch(pipe, step, timestep, given):
+        seen.append((pipe, step, int(timestep), given["latents"].dtype, tuple(given["latents"].shape)))
+        return given
+
+    assert np.array_equal(pipeline(*request, callback_on_step_end=watch), pipeline(*request))
+    total = pipeline.total_steps(7, request[2])
+    assert [step for _, step, *_ in seen] == list(range(total)) == list(range(6))
+    assert len({timestep for _, _, timestep, *_ in seen}) == 2
+    assert {tuple(rest) for pipe, _, _, *rest in seen} == {(torch.float32, (1, 3, *config.latent_shape))}
+    assert all(pipe is pipeline for pipe, *_ in seen)
+    emptied = pipeline(*request, callback_on_step_end=lambda *given: {"latents": torch.zeros_like(given[3]["latents"])})
+    assert (emptied == emptied[0]).all()
+
+
+def test_a_generation_is_cancelled_by_what_its_callback_raises(checkpoint, config):
+    """At once, and the next one is as if nothing had been."""
+    pipeline = EMOPipeline.of(checkpoint)
+    request = portrait(config), drive(config, 7), Sampling(steps=2)
+    expected = pipeline(*request)
+
+    def stop(_pipe, step, _timestep, given):
+        if step == 3:
+            raise KeyboardInterrupt
+        return given
+
+    clips = pipeline.stream(*request, callback_on_step_end=stop)
+    assert np.array_equal(next(clips), expected[:3])
+    with pytest.raises(KeyboardInterrupt):
+        next(clips)
+    assert np.array_equal(pipeline(*request), expected)
+
+
+@pytest.mark.parametrize("scales", [(1, 1), (2, 2)])
+def test_a_video_of_three_clips_compiles_once(checkpoint, config, scales):
+    """No graph break, and no other compilation for the first clip's zero maps, the last clip, another step."""
+    pipeline = EMOPipeline.of(checkpoint)
+    request = portrait(config), drive(config, 8), Sampling(3, *scales)
+    expected = pipeline(*request)
+    counter = CompileCounter()
+    torch.compiler.reset()  # what an earlier test compiled would make this one's shapes dynamic
+    pipeline.backbone.compile(backend=counter, fullgraph=True, dynamic=False)
+    assert psnr(pipeline(*request), expected) >= 50
+    assert counter.frame_count == 1
+
+
+def test_what_an_unseeing_branch_is_told_is_what_dropping_taught(checkpoint, config):
+    """Keys and values of a dropped reference, which training projects from zeros, are the zeros of generation; and
+    silence is what training hears where the voice is dropped."""
+    pipeline = EMOPipeline.of(checkpoint)
+    model, talk = checkpoint.model, pipeline.begin(portrait(config), drive(config, 3), Sampling(1, 2, 3))
+    sees, deaf, blind = pipeline.tell(talk)
+    dropped = model.backbone.project_reference(
+        {
+            name: torch.zeros(1, pair.key.shape[2], pair.key.shape[1] * pair.key.shape[3])
+            for name, pair in talk.reference.items()
+        }
+    )
+    shape = 1, config.frames, 2 * config.audio_margin + 1, config.audio_layers, config.audio_width
+    silent = model.hear(torch.zeros(shape))
+    for name, pair in dropped.items():
+        for part in ("key", "value"):
+            assert torch.equal(getattr(blind.reference[name], part), getattr(pair, part))
+            assert getattr(sees.reference[name], part).any()
+            for branch in (deaf, blind):
+                heard = getattr(branch.audio[name], part)
+                assert torch.allclose(heard, getattr(silent[name], part), atol=1e-6)
+            assert not torch.allclose(getattr(sees.audio[name], part), heard, atol=1e-3)
