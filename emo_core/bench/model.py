@@ -140,7 +140,7 @@ def time_model(
     if compiled:
         pipeline.backbone.compile(fullgraph=True, dynamic=False)
     on_progress(1, rounds + 3)
-    paper, fast = (_clip_seconds(pipeline, sampling, device) for sampling in (PAPER, FAST)) if clips else (None, None)
+    paper, fast = (time_clip(pipeline, sampling, device) for sampling in (PAPER, FAST)) if clips else (None, None)
     step = Step(pipeline)
     del pipeline  # the memory of ReferenceNet goes to the baseline
     step.ours()
@@ -179,14 +179,14 @@ def time_model(
     return result
 
 
-def _generate(pipeline: EMOPipeline, clips: int, sampling: Sampling) -> None:
-    talk = pipeline.begin(*a_talk(pipeline.checkpoint.card.config, clips), sampling)
-    while talk.done < talk.clips:
-        pipeline.advance([talk])
-
-
-def _clip_seconds(pipeline: EMOPipeline, sampling: Sampling, device: torch.device) -> float:
+def time_clip(pipeline: EMOPipeline, sampling: Sampling, device: torch.device) -> float:
     """Of the second clip of a video, which has motion frames, decoded; the first has warmed everything up."""
     talk = pipeline.begin(*a_talk(pipeline.checkpoint.card.config, 2), sampling)
     pipeline.advance([talk])
     return seconds(lambda: pipeline.advance([talk])[0].cpu(), device)
+
+
+def _generate(pipeline: EMOPipeline, clips: int, sampling: Sampling) -> None:
+    talk = pipeline.begin(*a_talk(pipeline.checkpoint.card.config, clips), sampling)
+    while talk.done < talk.clips:
+        pipeline.advance([talk])

@@ -195,6 +195,22 @@ def test_every_condition_reaches_the_output(model, batch, scheduler, condition):
     assert change > 1e-4
 
 
+def test_the_face_locator_may_speak_to_features_instead_of_latents(config, batch, scheduler):
+    """Its code then has the channels of the first convolution's output; asleep, it changes nothing in either place."""
+    torch.manual_seed(0)
+    paper = build(config, 3, BUCKETS).eval()
+    peers = build(config.model_copy(update={"location": "features"}), 3, BUCKETS).eval()
+    alike = {name: value for name, value in paper.state_dict().items() if "face_locator.conv_out" not in name}
+    peers.load_state_dict({**peers.state_dict(), **alike})
+    assert peers.face_locator(batch.mask).shape[1:] == (config.channels[0], *config.latent_shape[1:])
+    with torch.no_grad():
+        asleep = [predict(model, batch, scheduler) for model in (paper, peers)]
+        assert torch.equal(*asleep)
+        awake(peers)
+        other = replace(batch, mask=1 - batch.mask)
+        assert (predict(peers, other, scheduler) - predict(peers, batch, scheduler)).abs().max() > 1e-4
+
+
 def test_clips_of_a_batch_do_not_mix(model, batch, scheduler):
     """Two clips together are each what they are alone."""
     with torch.no_grad():

@@ -4,6 +4,8 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import Wav2Vec2ForCTC
 
 from emo_data.errors import UserError
 from emo_data.features.audio import CONTEXT_SECONDS, HOP_SECONDS, AudioEncoder, tiny_model
@@ -102,6 +104,28 @@ def test_saved_and_loaded_it_is_the_same(encoder, voices, tmp_path):
     assert (loaded.layers, loaded.fingerprint) == ([2], encoder.fingerprint)
     assert np.array_equal(loaded.encode(voices[0], 50, FPS)[:, 0], encoder.encode(voices[0], 50, FPS)[:, 1])
     assert AudioEncoder.load(tmp_path / "a", "all").layers == [1, 2]
+
+
+@pytest.mark.parametrize("weight_norm", ["new", "old"])
+def test_a_model_that_was_trained_to_spell_is_heard_without_its_spelling(encoder, voices, tmp_path, weight_norm):
+    """wav2vec2-base-960h as it is published: all names begin with wav2vec2, there is a head for letters, and the names
+    of the positional convolution are those of an older torch."""
+    speller = Wav2Vec2ForCTC(encoder.model.config)
+    speller.wav2vec2.load_state_dict(encoder.model.state_dict())
+    speller.save_pretrained(tmp_path)
+    if weight_norm == "old":
+        file = tmp_path / "model.safetensors"
+        older = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+        weights = {}
+        for name, value in load_file(file).items():
+            for new, old in older.items():
+                name = name.replace(new, old)
+            weights[name] = value
+        assert any(name.endswith("weight_g") for name in weights)
+        save_file(weights, file, metadata={"format": "pt"})
+    loaded = AudioEncoder.load(tmp_path)
+    assert loaded.fingerprint == encoder.fingerprint
+    assert np.array_equal(loaded.encode(voices[0], 20, FPS), encoder.encode(voices[0], 20, FPS))
 
 
 def test_loading_and_encoding_leave_the_random_state_alone(voices):
