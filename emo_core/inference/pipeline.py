@@ -66,7 +66,7 @@ class Talk:
     location: Tensor
     """The Face Locator's code (1, C, H, W)."""
     motion: dict[str, Tensor]
-    """Zero maps (1, C, n, H, W) before the first clip."""
+    """ReferenceNet's maps (1, C, n, H, W) of the last frames, by place; zero before the first clip."""
     done: int = 0
     """Clips that are finished."""
     last: Tensor | None = None
@@ -168,11 +168,13 @@ class EMOPipeline(DiffusionPipeline):
 
         callback_on_step_end: steps are counted through the whole video, see `total_steps`.
         """
-        talk = self.begin(portrait, drive, sampling)
-        while talk.done < talk.clips:
-            (pictures,) = self.advance([talk], callback_on_step_end)
-            yield pictures.cpu().numpy()
-        self.maybe_free_model_hooks()
+        try:
+            talk = self.begin(portrait, drive, sampling)
+            while talk.done < talk.clips:
+                (pictures,) = self.advance([talk], callback_on_step_end)
+                yield pictures.cpu().numpy()
+        finally:
+            self.maybe_free_model_hooks()
 
     def total_steps(self, frames: int, sampling: Sampling) -> int:
         """Denoising steps that a video of so many frames takes."""
@@ -228,16 +230,13 @@ class EMOPipeline(DiffusionPipeline):
     def _denoise(self, talks: Sequence[Talk], callback_on_step_end: OnStep | None) -> Tensor:
         """Clean latents float32 (talks, f, C, H, W)."""
         config, device, dtype = self.checkpoint.card.config, self._execution_device, self.dtype
-        branches = [(row, branch) for row, talk in enumerate(talks) for branch in talk.sampling.branches]
-        told = [self.tell(talk) for talk in talks]
-        conditions = join([condition for each in told for condition in each])
-        rows = torch.tensor([row for row, _ in branches], device=device)
-        weights = torch.zeros(len(talks), len(branches))
-        for column, (row, branch) in enumerate(branches):
-            weights[row, column] = branch.weight
-        weights = weights.to(device)
-        noise = torch.stack([clip_noise(config, talk.sampling.seed, talk.done) for talk in talks])
-        latents = noise.to(device)
+        conditions = join([condition for talk in talks for condition in self.tell(talk)])
+        weights = [
+            torch.tensor([float(branch.weight) for branch in talk.sampling.branches]).to(device) for talk in talks
+        ]
+        counts = [len(each) for each in weights]
+        rows = torch.repeat_interleave(torch.arange(len(talks)), torch.tensor(counts)).to(device)
+        latents = torch.stack([clip_noise(config, talk.sampling.seed, talk.done) for talk in talks]).to(device)
         scheduler = DDIMScheduler.from_config(self.scheduler.config)  # a copy: `set_timesteps` writes into it
         scheduler.set_timesteps(talks[0].sampling.steps)
         # The schedule stays on the CPU: looking a number up there does not wait for the accelerator.
@@ -246,13 +245,16 @@ class EMOPipeline(DiffusionPipeline):
         for step, timestep in enumerate(scheduler.timesteps):
             # Always laid out alike: the first step's noise and what the Backbone returns are not.
             copies = latents[rows].to(dtype).contiguous()
-            each = self.backbone(copies, on_device[step].expand(len(branches)), conditions)
-            prediction = torch.einsum("rb,bfchw->rfchw", weights, each.float())
+            each = self.backbone(copies, on_device[step].expand(len(rows)), conditions).float()
+            # Talk by talk: what is not a number in one must not reach another.
+            guided = [torch.einsum("b,bfchw->fchw", *pair) for pair in zip(weights, each.split(counts), strict=True)]
+            prediction = torch.stack(guided)
             latents = scheduler.step(prediction, timestep, latents).prev_sample
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, first + step, timestep, {"latents": latents})["latents"]
         return latents
 
+    @torch.no_grad()
     def tell(self, talk: Talk) -> list[Conditions]:
         """What each branch of a talk is told during its next clip."""
         config, model = self.checkpoint.card.config, self.checkpoint.model

@@ -60,6 +60,15 @@ def test_requests_that_are_denoised_together_are_what_each_is_alone(checkpoint, 
     assert psnr(alone[0][:4], alone[1]) < 40  # else it would be no wonder
 
 
+def test_what_is_not_a_number_stays_in_its_own_video(checkpoint, config):
+    pipeline = EMOPipeline.of(checkpoint)
+    sound, broken = wishes(config)[0], wishes(config)[2]
+    broken[0].picture.fill_(np.nan)
+    alone = pipeline(*sound)[: config.frames]
+    found = pipeline.advance([pipeline.begin(*request) for request in (broken, sound)])[1].numpy()
+    assert psnr(found, alone) >= 50
+
+
 def test_requests_of_different_steps_are_not_denoised_together(checkpoint, config):
     pipeline = EMOPipeline.of(checkpoint)
     talks = [pipeline.begin(portrait(config), drive(config, 3), Sampling(steps)) for steps in (2, 3)]
