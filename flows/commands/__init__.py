@@ -1,0 +1,1 @@
+"""What `emo` does, command by command; `flows.cli` puts them together. Heavy imports live inside the commands."""

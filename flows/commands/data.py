@@ -1,0 +1,129 @@
+"""Commands that make a dataset and look into it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from emo_data.errors import UserError
+from flows.commands.options import DatasetArgument, Json, say
+
+data = typer.Typer(help="Look into a dataset.", no_args_is_help=True)
+
+
+def sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    clips: Annotated[int, typer.Option(min=1, help="How many clips to train on.")] = 8,
+    seconds: Annotated[float, typer.Option(min=1, help="Length of each clip.")] = 8.0,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed makes other motions and voices.")] = 0,
+    looks: Annotated[int, typer.Option(min=1, max=6, help="How many people take turns.")] = 6,
+    as_json: Json = False,
+) -> None:
+    """Talking-head clips made in code, with their truth in truth.json."""
+    from emo_data.synthetic import write_sample
+    from flows.progress import progress
+
+    with progress("sample") as report:
+        write_sample(folder, clips=clips, seconds=seconds, seed=seed, looks=looks, on_progress=report)
+    say({"folder": str(folder), "clips": clips, "seconds": seconds}, [f"{clips} clips in {folder}"], as_json)
+
+
+def ingest(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Video files, folders or globs.")],
+    out: Annotated[str, typer.Option(metavar="DATASET", help="A new dataset, or one made with the same options.")],
+    fps: Annotated[float | None, typer.Option(help="Frames per second of the stored clips: 25.")] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels per side of the stored picture: 512.")] = None,
+    min_seconds: Annotated[float | None, typer.Option(help="Shortest clip: 2.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Longest clip: 10.")] = None,
+    audio_model: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|ID|tiny", help="wav2vec2: facebook/wav2vec2-base-960h; tiny needs no file."),
+    ] = None,
+    audio_layers: Annotated[str | None, typer.Option(metavar="all|7,8,9", help="Hidden states to store: all.")] = None,
+    identity_pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Its one group, found in a file's name, is who speaks.")
+    ] = None,
+    test_share: Annotated[float | None, typer.Option(help="Share of identities that are held out: 0.1.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Videos become rows: find the face, crop, measure, hear, store. Again does only what is missing."""
+    from pydantic import ValidationError
+
+    from emo_data.ingest.config import IngestConfig
+    from emo_data.ingest.run import ingest
+    from flows.progress import progress
+
+    given = {
+        "fps": fps,
+        "size": size,
+        "min_seconds": min_seconds,
+        "max_seconds": max_seconds,
+        "audio_model": audio_model,
+        "audio_layers": None if audio_layers is None else _layers(audio_layers),
+        "identity_pattern": identity_pattern,
+        "test_share": test_share,
+    }
+    try:
+        config = IngestConfig.model_validate({name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "".join(f"--{name} ".replace("_", "-") for name in first["loc"][:1])
+        raise UserError(f"{option}{first['msg']}") from error
+    with progress("ingest") as report:
+        summary = ingest(sources, out, config, report)
+    lines = [f"{summary.clips} clips ({summary.hours * 3600:.0f} s) from {summary.sources} sources added to {out}"]
+    lines += [f"{summary.already_done} sources were done before"] if summary.already_done else []
+    lines += [f"{summary.duplicates} sources are copies of others"] if summary.duplicates else []
+    lines += [f"rejected, {reason}: {count}" for reason, count in summary.rejections.items()]
+    say(summary.model_dump(), lines, as_json)
+
+
+@data.command()
+def info(dataset: DatasetArgument, as_json: Json = False) -> None:
+    """What a dataset holds: clips, hours, identities, splits, sound, rejections by reason."""
+    from flows.survey import describe
+
+    found = describe(dataset)
+    lines = [
+        f"{found['clips']} clips, {found['hours']:.3f} h, {found['identities']} identities, {found['sources']} sources"
+    ]
+    lines += [f"{split}: {n['clips']} clips, {n['identities']} identities" for split, n in found["splits"].items()]
+    lines += [f"sound {state}: {count}" for state, count in found["sound"].items()]
+    lines += [f"rejected, {reason}: {count}" for reason, count in found["rejections"].items()]
+    say(found, lines, as_json)
+
+
+@data.command()
+def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
+    """Read every commit record, checksum and schema again; exit code 1 if anything is wrong."""
+    from emo_data.store import Dataset
+
+    opened = Dataset.open(dataset)
+    problems = opened.verify()
+    sources = len(opened.commits()) if not problems else None
+    say({"dataset": dataset, "problems": problems}, problems or [f"{sources} sources, nothing is wrong"], as_json)
+    if problems:
+        raise typer.Exit(1)
+
+
+@data.command()
+def speed_buckets(
+    dataset: DatasetArgument,
+    buckets: Annotated[int, typer.Option(min=2, help="How many.")] = 9,
+    as_json: Json = False,
+) -> None:
+    """Centres and radii of the head speeds in the training split, as stage 3 fits them."""
+    from flows.survey import fitted_buckets
+
+    centres, radii = fitted_buckets(dataset, buckets)
+    lines = [f"centre {c:.3f}  radius {r:.3f}  degrees per frame" for c, r in zip(centres, radii, strict=True)]
+    say({"centres": centres, "radii": radii}, lines, as_json)
+
+
+def _layers(text: str) -> Literal["all"] | list[int]:
+    if text == "all":
+        return "all"
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--audio-layers {text}: give all, or numbers such as 7,8,9") from error

@@ -1,0 +1,134 @@
+"""Commands that train the model, let it speak, and measure it."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from emo_data.errors import UserError
+from flows.commands.options import Device, Json, check_picture, choose_device, say
+
+bench = typer.Typer(help="Speed and memory, against the same work done bare in the same run.", no_args_is_help=True)
+
+
+def train(
+    stage: Annotated[int, typer.Option(min=1, max=3, help="1: images, 2: video and voice, 3: head speed.")],
+    data: Annotated[str, typer.Option(metavar="DATASET")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="A new folder, or one of this very run to go on with.")],
+    init: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="RUN/model of the stage before; not for 1.")
+    ] = None,
+    preset: Annotated[
+        Literal["tiny", "sd15"], typer.Option(help="The model's size: a laptop's, or the paper's.")
+    ] = "tiny",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Public weights to start from: unet, vae (stage 1), motion (2).")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
+    train_spatial: Annotated[
+        bool, typer.Option("--train-spatial", help="In stage 2, go on training what stage 1 trained, too.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "auto",
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the loss curve.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train one stage; the result is RUN/model. An unfinished RUN goes on where it stopped."""
+    from emo_core.training.plot import plot_losses
+    from emo_core.training.prepare import prepare
+    from emo_core.training.recipes import stage_recipe
+    from flows.progress import progress
+
+    check_picture("--plot", plot)
+    changes = {"seed": seed, "train_spatial": train_spatial} | ({"steps": steps} if steps else {})
+    recipe = stage_recipe(stage, preset).model_copy(update=changes)
+    with progress(f"stage {stage}") as report:
+        trainer = prepare(recipe, data, out, init, choose_device(device), weights)
+        trainer.train(report)
+    if plot is not None:
+        plot_losses({f"stage {stage}": trainer.run.metrics}, plot)
+    result = {"model": str(trainer.run.model), "metrics": str(trainer.run.metrics), "steps": recipe.steps}
+    say(result, [f"model in {trainer.run.model}"], as_json)
+
+
+def generate(
+    model: Annotated[Path, typer.Option(metavar="MODEL", help="RUN/model of stage 2 or 3.")],
+    portrait: Annotated[Path, typer.Option(metavar="IMG", help="A picture of one face.")],
+    audio: Annotated[Path, typer.Option(metavar="SOUND", help="A voice, spoken or sung.")],
+    out: Annotated[Path, typer.Option(metavar="MP4")],
+    speed: Annotated[
+        str, typer.Option(help="Of the head: degrees per frame, still, calm, lively, singing, or a CSV.")
+    ] = "calm",
+    region: Annotated[
+        str, typer.Option(help="Where the face may go: auto, all, x0,y0,x1,y1 in 0-1, or a mask's file.")
+    ] = "auto",
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps per clip.")] = 40,
+    guidance: Annotated[
+        float | None, typer.Option(min=0, help="How strongly portrait and voice are followed: 2; 1 is fastest.")
+    ] = None,
+    reference_scale: Annotated[
+        float | None, typer.Option(min=0, help="How strongly the portrait is followed, in place of --guidance.")
+    ] = None,
+    audio_scale: Annotated[
+        float | None, typer.Option(min=0, help="How strongly the voice is followed, in place of --guidance.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "auto",
+    preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a contact sheet too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """A portrait and a sound become a video of the sound's length."""
+    from emo_core.inference.generate import Request, generate
+    from emo_core.inference.sampling import Sampling
+    from flows.progress import progress
+
+    check_picture("--preview", preview)
+    if guidance is not None:
+        if reference_scale is not None or audio_scale is not None:
+            raise UserError("--guidance is both scales in one: give it, or --reference-scale and --audio-scale")
+        reference_scale = audio_scale = guidance
+    sampling = Sampling(
+        steps=steps,
+        reference_scale=Sampling.reference_scale if reference_scale is None else reference_scale,
+        audio_scale=Sampling.audio_scale if audio_scale is None else audio_scale,
+        seed=seed,
+    )
+    request = Request(portrait, audio, out, speed, region, sampling, preview)
+    with progress("generate") as report:
+        frames = generate(model, request, choose_device(device), report)
+    say({"video": str(out), "frames": frames}, [f"{frames} frames in {out}"], as_json)
+
+
+@bench.command()
+def model(
+    size: Annotated[
+        int | None, typer.Option(min=128, help="Pixels per side: 512, and 256 where there is only a CPU.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often a step is timed next to its baseline.")] = 5,
+    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile, the baseline too.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The full-size model, with random weights: operations and memory counted, a denoising step timed."""
+    import torch
+
+    from emo_core.bench.model import count_model, time_model
+    from emo_core.model.config import sd15
+    from flows.progress import progress
+
+    chosen = choose_device(device)
+    pixels = size or (256 if chosen.type == "cpu" else 512)
+    if pixels % 64:
+        raise UserError(f"--size {pixels}: must be a multiple of 64, for the UNet halves the latents three times")
+    torch.set_num_threads(os.cpu_count() or 1)  # unlike the small model's, these layers are worth it
+    counted = count_model(sd15())
+    with progress("bench") as report:
+        timed = time_model(
+            sd15().model_copy(update={"size": pixels}), chosen, rounds=rounds, compiled=compiled, on_progress=report
+        )
+    found = timed.model_dump() | counted.model_dump()
+    lines = [
+        f"{key:28s}{value:.4g}" if isinstance(value, float) else f"{key:28s}{value}" for key, value in found.items()
+    ]
+    say(found, lines, as_json)
