@@ -1,6 +1,7 @@
 """The house rules hold, and breaking one is noticed."""
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -179,3 +180,18 @@ def test_every_picture_of_the_readme_is_there():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (ROOT / "README.md").read_text())
     assert pictures
     assert all((ROOT / picture).is_file() for picture in pictures)
+
+
+def test_the_figures_of_the_readme_are_those_that_were_measured():
+    figures = json.loads((ROOT / "docs/bench_model.json").read_text())
+    words = {"step_tflop": "{:.2f} TFLOP", "baseline_step_tflop": "{:.2f} TFLOP", "flops_over_minimum": "{:.5f}"}
+    told = [form.format(figures[key]) for key, form in words.items()]
+    told += [
+        f"{figures[key] / 1024:.1f} GiB" for key in figures if key == "weights_mib" or key.startswith("counted_peak")
+    ]
+    told += [f"{figures['clip_tflop'] / 1000:.2f} PFLOP"]
+    seconds = f"{figures['seconds_per_step']:.1f} | {figures['baseline_seconds_per_step']:.1f}"
+    ratios = f"{figures['step_over_baseline']:.2f} | {figures['step_over_floor']:.2f}"
+    told += [f"| {figures['device']} | {figures['size']} | {figures['dtype']} | {seconds} | {ratios} |"]
+    table = (ROOT / "README.md").read_text().partition("## What it costs")[2].partition("\n## ")[0]
+    assert [figure for figure in told if figure not in table] == []
