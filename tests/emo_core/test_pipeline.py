@@ -48,6 +48,18 @@ def test_the_clip_before_is_remembered(checkpoint, config):
     assert not np.array_equal(videos[0][second], videos[1][second])
 
 
+@pytest.mark.parametrize("what", ["audio", "speed"])
+def test_every_clip_is_driven_by_its_own_stretch(checkpoint, config, what):
+    """A change in the third clip, further from the second than the window reaches, changes the third alone."""
+    pipeline = EMOPipeline.of(checkpoint)
+    told = drive(config, 3 * config.frames + config.audio_margin)
+    other = {"audio": told.audio.copy(), "speed": told.speed.copy()}
+    other[what][2 * config.frames + config.audio_margin :] += 1
+    one, two = (pipeline(portrait(config), given, Sampling(2)) for given in (told, Drive(**other)))
+    same = [np.array_equal(one[i : i + config.frames], two[i : i + config.frames]) for i in range(0, 9, config.frames)]
+    assert same == [True, True, False]
+
+
 @pytest.mark.parametrize(("scales", "branches"), [((1, 1), 1), ((2, 2), 2), ((1, 3), 2), ((2, 1), 3), ((0, 0), 1)])
 def test_only_the_branches_that_are_asked_for(checkpoint, config, monkeypatch, scales, branches):
     pipeline = EMOPipeline.of(checkpoint)

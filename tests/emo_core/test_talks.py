@@ -30,7 +30,14 @@ REQUESTS = [(9, Sampling(3, 2, 2, seed=0)), (4, Sampling(3, 1, 1, seed=1)), (7, 
 
 
 def wishes(config):
-    return [(portrait(config, n), drive(config, frames, n), how) for n, (frames, how) in enumerate(REQUESTS)]
+    """Requests that differ in everything: face, region, voice, speed."""
+    made = []
+    for number, (frames, how) in enumerate(REQUESTS):
+        who, what = portrait(config, number), drive(config, frames, number)
+        who.mask[:, : 10 * number] = 0
+        what.speed[:] = 0.7 * number
+        made.append((who, what, how))
+    return made
 
 
 def test_two_interleaved_requests_equal_two_separate_ones(checkpoint, config):

@@ -297,12 +297,15 @@ def test_a_run_that_was_killed_as_it_began_goes_on(data, tmp_path):
     assert prepare(recipe(1), data, tmp_path / "run", None, CPU).run.newest() == 0
 
 
-def test_dropped_conditions_are_dropped(model, batch, scheduler):
-    """With the reference dropped, which portrait it was makes no difference."""
-    dropped = replace(batch, keep_reference=torch.zeros(2))
-    other = replace(dropped, reference=-batch.reference)
-    with torch.no_grad():
-        assert torch.equal(batch_loss(model, scheduler, dropped, None), batch_loss(model, scheduler, other, None))
+@pytest.mark.parametrize("condition", ["reference", "motion"])
+def test_dropped_conditions_are_dropped(model, batch, scheduler, condition):
+    """With the reference dropped, which portrait it was makes no difference; so for the frames before."""
+    for keep, alike in ((0, True), (1, False)):
+        told = replace(batch, **{f"keep_{condition}": torch.full((2,), float(keep))})
+        other = replace(told, **{condition: -getattr(batch, condition)})
+        with torch.no_grad():
+            losses = [batch_loss(model, scheduler, each, None) for each in (told, other)]
+        assert torch.equal(*losses) == alike
 
 
 def test_training_and_sampling_share_one_schedule(data, tmp_path, models):
