@@ -7,7 +7,7 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 
 from emo_core.diffusion import diffusion_loss, diffusion_target, noise_schedule, timesteps_at
-from emo_core.model.backbone import Conditions
+from emo_core.model.backbone import Conditions, join
 from emo_core.model.config import sd15, tiny
 from emo_core.model.emo import build, grow, masked, stack_motion
 from emo_core.model.speed import SpeedEncoder, fit_buckets
@@ -217,6 +217,22 @@ def test_clips_of_a_batch_do_not_mix(model, batch, scheduler):
         together = predict(model, batch, scheduler)
         alone = torch.cat([predict(model, batch.part(i, i + 1), scheduler) for i in range(2)])
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_joined_conditions_are_those_of_each(model, batch, scheduler):
+    """What two clips are told, put together, is to each what it is alone."""
+    batch = replace(batch, speed=batch.speed * torch.tensor([0.2, 1.0]).view(2, 1, 1))
+    told, alone = [], []
+    timestep = timesteps_at(scheduler, batch.strata)
+    with torch.no_grad():
+        for index in range(2):
+            one = batch.part(index, index + 1)
+            reference = model.backbone.project_reference(model.reference_net(one.reference).attention)
+            motion = stack_motion(model.reference_net(one.motion.flatten(0, 1)).maps, 1)
+            told.append(tell(model, reference, motion, one))
+            alone.append(model.backbone(one.latents, timestep[index : index + 1], told[-1]))
+        together = model.backbone(batch.latents, timestep, join(told))
+    assert torch.allclose(together, torch.cat(alone), atol=1e-5)
 
 
 def test_interleaved_requests_equal_separate_ones(model, batch, scheduler):
