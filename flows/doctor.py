@@ -6,6 +6,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from emo_data.cores import cores
+
 _PACKAGES = ("open-emo", "torch", "diffusers", "transformers", "mediapipe", "decord", "av", "pyarrow", "ray", "prefect")
 
 
@@ -20,7 +22,7 @@ def examine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "packages": versions(),
         "devices": devices,

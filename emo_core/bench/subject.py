@@ -10,6 +10,7 @@ from emo_core.checkpoint import Card, Checkpoint
 from emo_core.diffusion import noise_schedule
 from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait
 from emo_core.inference.sampling import Sampling
+from emo_core.model.backbone import join
 from emo_core.model.config import ModelConfig
 from emo_core.model.emo import build
 from emo_core.model.pretrained import SD15_VAE
@@ -70,7 +71,7 @@ class Step:
         self.config, self.backbone = config, pipeline.checkpoint.model.backbone
         self.device, self.dtype = self.backbone.device, self.backbone.dtype
         with torch.no_grad():
-            (self.conditions,) = pipeline.tell(pipeline.begin(*a_talk(config, 1), FAST))
+            self.conditions = join(pipeline.tell(pipeline.begin(*a_talk(config, 1), FAST)))
         self.latents = self._random(1, config.frames, *config.latent_shape)
         self.timestep = torch.tensor([500]).to(self.device)
 

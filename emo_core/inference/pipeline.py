@@ -66,7 +66,7 @@ class Talk:
     location: Tensor
     """The Face Locator's code (1, C, H, W)."""
     motion: dict[str, Tensor]
-    """ReferenceNet's maps (1, C, n, H, W) of the last frames, by place; zero before the first clip."""
+    """ReferenceNet's maps (1, C, n, H, W) of the last frames, by place: zero before the first clip, none in stage 1."""
     done: int = 0
     """Clips that are finished."""
     last: Tensor | None = None
@@ -77,7 +77,7 @@ class EMOPipeline(DiffusionPipeline):
     """A diffusers pipeline of EMO's parts; `from_pretrained` is as strict as `emo_core.checkpoint.load`.
 
     It follows diffusers where a user would look for it: `.to()`, `torch_dtype`, `variant`, `callback_on_step_end`,
-    `enable_model_cpu_offload()`, `vae.enable_slicing()`, `backbone.compile()`. Latents are float32 between the steps,
+    `enable_model_cpu_offload()` or `backbone.compile()`, `vae.enable_slicing()`. Latents are float32 between the steps,
     whatever the parts compute in.
     """
 
@@ -151,8 +151,12 @@ class EMOPipeline(DiffusionPipeline):
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """As in diffusers, but no type goes to the audio encoder, see `from_pretrained`."""
         encoder, self.audio_encoder = self.audio_encoder, None
-        super().to(*args, **kwargs)
-        self.audio_encoder = None if encoder is None else encoder.to(self.backbone.device)
+        try:
+            super().to(*args, **kwargs)
+        finally:
+            self.audio_encoder = encoder
+        if encoder is not None:
+            encoder.to(self.backbone.device)
         return self
 
     def __call__(
@@ -212,20 +216,34 @@ class EMOPipeline(DiffusionPipeline):
         """The next clip of each talk, denoised together: uint8 (up to f, pixels, pixels, 3) for each.
 
         From clip to clip latents are handed over, for encoding pixels again would shift their colour at every join.
-        Raises ValueError where talks do not take the same number of steps.
+        All talks advance or none. callback_on_step_end: its steps are counted from the first talk's beginning. Raises
+        ValueError where there is no talk, one has ended, or they do not take the same number of steps.
         """
         config = self.checkpoint.card.config
+        if not talks or any(talk.done >= talk.clips for talk in talks):
+            raise ValueError("only talks that have not ended can advance, and at least one")
         if len({talk.sampling.steps for talk in talks}) != 1:
             raise ValueError("talks that are denoised together must take the same number of steps")
+        self._remember(talks)
         latents = self._denoise(talks, callback_on_step_end)
         finished = []
         for talk, clip in zip(talks, latents, strict=True):
             shown = min(config.frames, len(talk.drive.speed) - talk.done * config.frames)
             pictures = decode_latents(self.vae, clip[:shown].to(self.vae.dtype)).float()
             finished.append(((pictures + 1) * 127.5).round().to(torch.uint8).movedim(1, -1))
+        for talk, clip in zip(talks, latents, strict=True):
             talk.last = clip[-config.motion_frames :]
             talk.done += 1
         return finished
+
+    def _remember(self, talks: Sequence[Talk]) -> None:
+        """Send the last frames of all talks through ReferenceNet, once per clip (EMO 3.2.4)."""
+        going_on = [(talk, talk.last) for talk in talks if talk.last is not None and talk.motion]
+        if going_on:
+            last = torch.cat([latents for _, latents in going_on]).to(self.dtype)
+            motion = stack_motion(self.reference_net(last).maps, len(going_on))
+            for row, (talk, _) in enumerate(going_on):
+                talk.motion = {name: value[row : row + 1] for name, value in motion.items()}
 
     def _denoise(self, talks: Sequence[Talk], callback_on_step_end: OnStep | None) -> Tensor:
         """Clean latents float32 (talks, f, C, H, W)."""
@@ -256,11 +274,9 @@ class EMOPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def tell(self, talk: Talk) -> list[Conditions]:
-        """What each branch of a talk is told during its next clip."""
+        """What each branch of a talk is told during its next clip, of which `talk.motion` says what went before."""
         config, model = self.checkpoint.card.config, self.checkpoint.model
         device, dtype = self._execution_device, self.dtype
-        if talk.last is not None:  # the motion frames go through ReferenceNet once per clip (EMO 3.2.4)
-            talk.motion = stack_motion(model.reference_net(talk.last.to(dtype)).maps, 1)
         audio, speed = (
             torch.from_numpy(surroundings(values, talk.done * config.frames, config.frames, config.audio_margin))[None]
             for values in (talk.drive.audio, talk.drive.speed)

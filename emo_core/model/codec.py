@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils.accelerate_utils import apply_forward_hook
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 WHITENING = 0.5
@@ -42,9 +42,10 @@ class LinearCodec(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, patch: int, latent_channels: int, scaling_factor: float = 1.0) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(3 * patch * patch))
-        self.register_buffer("components", torch.zeros(latent_channels, 3 * patch * patch))
-        self.register_buffer("gain", torch.ones(latent_channels))
+        # Parameters that are never trained, and not buffers: whoever moves models looks at their parameters.
+        self.mean = nn.Parameter(torch.zeros(3 * patch * patch), requires_grad=False)
+        self.components = nn.Parameter(torch.zeros(latent_channels, 3 * patch * patch), requires_grad=False)
+        self.gain = nn.Parameter(torch.ones(latent_channels), requires_grad=False)
 
     @classmethod
     def fit(cls, pictures: Tensor, patch: int, latent_channels: int) -> "LinearCodec":

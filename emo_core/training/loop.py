@@ -1,7 +1,6 @@
 """The one loop that trains every stage: draw, step, write down, save; and go on exactly where it stopped."""
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from emo_core.training.recipes import Recipe
 from emo_core.training.run_folder import RunFolder
 from emo_core.training.stages import freeze_all_but
 from emo_core.training.step import accumulate
+from emo_data.cores import cores
 from emo_data.dataset.loader import ClipReader
 
 OnStep = Callable[[int, int, str], None]
@@ -86,5 +86,4 @@ def _side_by_side(device: torch.device) -> int:
     """How many micro-batches fill the device: on a CPU as many as it has cores beside each operation's own threads."""
     if device.type != "cpu":
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // torch.get_num_threads())
+    return max(1, cores() // torch.get_num_threads())

@@ -1,11 +1,11 @@
 """Commands that train the model, let it speak, and measure it."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from emo_data.cores import cores
 from emo_data.errors import UserError
 from flows.commands.options import Device, Json, check_picture, choose_device, say
 
@@ -121,7 +121,7 @@ def model(
     pixels = size or (256 if chosen.type == "cpu" else 512)
     if pixels % 64:
         raise UserError(f"--size {pixels}: must be a multiple of 64, for the UNet halves the latents three times")
-    torch.set_num_threads(os.cpu_count() or 1)  # unlike the small model's, these layers are worth it
+    torch.set_num_threads(cores())  # unlike the small model's, these layers are worth it
     counted = count_model(sd15())
     with progress("bench") as report:
         timed = time_model(

@@ -42,6 +42,16 @@ class Away(ModelHook):
         return module
 
 
+def test_the_hooks_of_accelerate_itself_find_what_they_need(checkpoint, config):
+    """On a CPU there is nowhere to go, but everything that leads there is done."""
+    pipeline = EMOPipeline.of(checkpoint)
+    request = portrait(config), drive(config, 7), Sampling(steps=2)
+    expected = pipeline(*request)
+    pipeline.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        assert np.array_equal(pipeline(*request), expected)
+
+
 def test_weights_come_and_go_and_the_video_is_the_same(checkpoint, config, monkeypatch):
     pipeline = EMOPipeline.of(checkpoint)
     request = portrait(config), drive(config, 7), Sampling(steps=2)

@@ -125,21 +125,22 @@ def test_model_folder_comes_back_as_it_was(checkpoint, config, tmp_path):
     }
 
 
-def test_a_model_in_half_precision_hears_as_the_whole_one(checkpoint, config, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_hears_as_the_whole_one(checkpoint, config, tmp_path, dtype):
     """torch_dtype and variant go to all parts but the ear, whose features the model was trained on."""
     save(checkpoint, tmp_path / "model")
     request = portrait(config), drive(config, 4), Sampling(steps=2)
     expected = EMOPipeline.of(checkpoint)(*request).astype(int)
-    halved = EMOPipeline.from_pretrained(tmp_path / "model", torch_dtype=torch.bfloat16)
-    halved.save_pretrained(tmp_path / "half", variant="bf16")
-    again = EMOPipeline.from_pretrained(tmp_path / "half", variant="bf16", torch_dtype=torch.bfloat16)
-    cast = EMOPipeline.from_pretrained(tmp_path / "model").to(torch.bfloat16)
+    halved = EMOPipeline.from_pretrained(tmp_path / "model", torch_dtype=dtype)
+    halved.save_pretrained(tmp_path / "half", variant="half")
+    again = EMOPipeline.from_pretrained(tmp_path / "half", variant="half", torch_dtype=dtype)
+    cast = EMOPipeline.from_pretrained(tmp_path / "model").to(dtype)
     for pipeline in (halved, again, cast):
         parts = {name: part.dtype for name, part in pipeline.components.items() if hasattr(part, "dtype")}
         assert parts.pop("audio_encoder") == torch.float32
-        assert set(parts.values()) == {torch.bfloat16} == {pipeline.dtype}
+        assert set(parts.values()) == {dtype} == {pipeline.dtype}
         assert np.abs(pipeline(*request) - expected).mean() < 4  # grey levels
-    assert (tmp_path / "half/backbone/diffusion_pytorch_model.bf16.safetensors").is_file()
+    assert (tmp_path / "half/backbone/diffusion_pytorch_model.half.safetensors").is_file()
     with pytest.raises(UserError, match="backbone"):
         EMOPipeline.from_pretrained(tmp_path / "half")
 

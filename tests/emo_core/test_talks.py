@@ -1,5 +1,7 @@
 """Videos in the making: side by side, in turns, watched, cancelled, compiled."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from torch._dynamo.testing import CompileCounter
 
 from emo_core.inference.pipeline import EMOPipeline
 from emo_core.inference.sampling import Sampling
+from emo_core.model.emo import build
 from tests.emo_core.conftest import drive, portrait
 
 
@@ -82,6 +85,30 @@ def test_requests_of_different_steps_are_not_denoised_together(checkpoint, confi
     with pytest.raises(ValueError, match="same number of steps"):
         pipeline.advance(talks)
     assert [talk.done for talk in talks] == [0, 0]
+
+
+def test_a_talk_that_has_ended_does_not_go_on(checkpoint, config):
+    pipeline = EMOPipeline.of(checkpoint)
+    ended, fresh = (pipeline.begin(portrait(config), drive(config, 3), Sampling(1)) for _ in range(2))
+    pipeline.advance([ended])
+    for talks in ([ended, fresh], []):
+        with pytest.raises(ValueError, match="not ended"):
+            pipeline.advance(talks)
+    assert (ended.done, fresh.done) == (1, 0)
+
+
+def test_pictures_of_stage_1_are_made_side_by_side_too(checkpoint, config):
+    """It has no motion frames, so ReferenceNet looks at nothing after the portrait."""
+    model = build(config, 1).eval()
+    checkpoint = replace(checkpoint, model=model, card=checkpoint.card.model_copy(update={"stage": 1}))
+    pipeline = EMOPipeline.of(checkpoint)
+    requests = wishes(config)
+    alone = [pipeline(*request) for request in requests]
+    late = [pipeline.begin(*requests[0])]
+    pipeline.advance(late)
+    late += [pipeline.begin(*requests[2])]
+    assert psnr(finish(pipeline, late)[1], alone[2]) >= 50
+    assert not late[0].motion
 
 
 def test_every_step_is_reported_and_may_change_the_latents(checkpoint, config):
