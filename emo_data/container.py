@@ -1,11 +1,19 @@
 """A media file opened for reading: its streams, packets and frames, as far as they can be read."""
 
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import av
+
+_FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2 matroska,webm avi mpegts mpeg flv asf ogg mxf "
+    "wav w64 aiff au caf mp3 flac aac ac3 eac3 amr ape wv tta voc"
+)
+"""Containers of video and sound. Playlists are none of them: what they name would be opened, wherever it lies."""
 
 
 class Unreadable(Exception):
@@ -23,8 +31,14 @@ def chosen(streams: Iterable[Any]) -> Any | None:
 def reading(path: Path) -> Iterator[Any]:
     """The opened container; whatever FFmpeg or the disk objects to becomes Unreadable."""
     try:
-        with av.open(str(path)) as container:
+        if not stat.S_ISREG(path.stat().st_mode):  # whoever opens a pipe waits for its writer
+            raise Unreadable("it is not a file")
+        # A whole path with its protocol said: `talk: one.mp4` would be asked of a protocol named talk.
+        options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS.replace(" ", ",")}
+        with av.open(f"file:{os.path.abspath(path)}", container_options=options) as container:
             yield container
+    except av.error.ArgumentError as error:  # what FFmpeg says of a format that is not on the list
+        raise Unreadable("it is no video or sound in any container that is read here") from error
     except (av.error.FFmpegError, OSError) as error:
         raise Unreadable(error.strerror or str(error)) from error
 

@@ -5,11 +5,13 @@ Boxes are x0, y0, x1, y1 in 0-1 of the clip's own picture; angles are degrees; s
 A frame in which no face was found holds NaN in every per-frame column: time is never shifted.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FPS = 25
 """Frames per second that a model is trained and run at. Not in the paper; it is that of the datasets it names."""
 SAMPLE_RATE = 16_000
@@ -24,6 +26,8 @@ class SoundState(StrEnum):
     """The source has no sound track."""
     SILENT = "silent"
     """There is a track, but nothing can be heard in this clip."""
+    FOREIGN = "foreign"
+    """Somebody speaks while the mouth that is seen rests: a voice-over."""
 
 
 class Split(StrEnum):
@@ -38,12 +42,23 @@ class Reason(StrEnum):
 
     UNREADABLE = "unreadable"
     NO_VIDEO = "no_video"
+    TOO_LARGE = "too_large"
     TOO_SHORT = "too_short"
     LOW_RATE = "low_rate"
     TOO_SMALL = "too_small"
     NO_FACE = "no_face"
     MANY_FACES = "many_faces"
     FACE_TOO_SMALL = "face_too_small"
+    OUT_OF_SYNC = "out_of_sync"
+    CRASHED = "crashed"
+    HUNG = "hung"
+    OUT_OF_MEMORY = "out_of_memory"
+    FAILED = "failed"
+    CRASH_LOOP = "crash_loop"
+
+
+FAULTS = frozenset({Reason.CRASHED, Reason.HUNG, Reason.OUT_OF_MEMORY, Reason.FAILED, Reason.CRASH_LOOP})
+"""What is wrong with our programs on such a file rather than with the file: worth another try after an update."""
 
 
 _VECTOR3 = pa.list_(pa.float32(), 3)
@@ -76,10 +91,14 @@ CLIP_SCHEMA = pa.schema(
         pa.field("detection_rate", pa.float32(), nullable=False),  # share of frames with a face
         pa.field("face_size", pa.float32(), nullable=False),  # median face height in source pixels
         pa.field("sharpness", pa.float32(), nullable=False),  # median variance of the Laplacian, 0-255 scale
+        pa.field("blur", pa.float32(), nullable=False),  # 0 sharp to 1, of the face, judged apart from its contrast
         pa.field("brightness", pa.float32(), nullable=False),  # mean luma 0-255 inside the face box
         pa.field("yaw_range", pa.float32(), nullable=False),  # 95th minus 5th percentile, degrees
         pa.field("loudness", pa.float32(), nullable=False),  # dBFS of the root mean square; -inf if absent
+        pa.field("speech_ratio", pa.float32(), nullable=False),  # share of frames in which something is heard
         pa.field("mouth_sound_correlation", pa.float32(), nullable=False),  # Pearson r at lag 0; NaN if undefined
+        pa.field("sync_offset", pa.float32(), nullable=True),  # seconds that the sound is late; null: not judged
+        pa.field("sync_confidence", pa.float32(), nullable=True),  # in the judge's own units
         pa.field("tools", pa.string(), nullable=False),  # JSON: versions of what measured this row
     ],
     metadata={b"emo_schema_version": str(SCHEMA_VERSION).encode()},
@@ -95,6 +114,39 @@ REJECTION_SCHEMA = pa.schema(
         pa.field("measured", pa.float64(), nullable=True),  # the number that decided, where there is one
         pa.field("threshold", pa.float64(), nullable=True),
         pa.field("detail", pa.string(), nullable=False),  # one sentence for a person
+        pa.field("picture", pa.binary(), nullable=True),  # JPEG of a moment of it, where there is one
     ],
     metadata={b"emo_schema_version": str(SCHEMA_VERSION).encode()},
 )
+
+
+def table_of(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table; arrays (F,) and (F, n) become lists without passing through Python objects."""
+    tables = [
+        pa.Table.from_arrays([_column(row[field.name], field.type) for field in schema], schema=schema) for row in rows
+    ]
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _column(value: Any, kind: pa.DataType) -> pa.Array:
+    if not pa.types.is_list(kind):
+        return pa.array([value], type=kind)
+    inner = kind.value_type
+    if pa.types.is_fixed_size_list(inner):
+        flat = pa.array(value.reshape(-1), type=inner.value_type)
+        values = pa.FixedSizeListArray.from_arrays(flat, inner.list_size)
+    else:
+        values = pa.array(value, type=inner)
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], type=pa.int32()), values)
+
+
+def value_of(scalar: pa.Scalar) -> Any:
+    """One value of a row; a nested list becomes an array of its own shape: (F,), (F, 3)…"""
+    if not isinstance(scalar, pa.ListScalar):
+        return scalar.as_py()
+    values, inner = scalar.values, None
+    if pa.types.is_fixed_size_list(values.type):
+        inner = values.type.list_size
+        values = values.flatten()
+    array = values.to_numpy(zero_copy_only=False)
+    return array.reshape(-1, inner) if inner else array

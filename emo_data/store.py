@@ -1,27 +1,29 @@
-"""Where a dataset lies: a local folder or an object store, written so that a reader never sees half of anything.
+"""What a dataset is made of, and the one rule that makes it trustworthy: readers know only what a commit record names.
 
-    DATASET/  dataset.json · clips/KEY.parquet · rejections/KEY.parquet · commits/KEY.json
+    DATASET/  dataset.json · clips/*.parquet · rejections/*.parquet · commits/*.json · work/ (while it is made)
 
-Objects are written whole (local: temporary file, fsync, rename; object store: one PUT). A source's commit record is
-written last and names its objects with their sha256. Readers trust only commit records: what none names is not there.
+A unit is a source, or the part of one that a manifest names. Its rows lie in one or more objects, each named by unit,
+piece and content; its commit record is written last and names them with their sha256.
 """
 
 import contextlib
 import hashlib
 import io
 import json
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from emo_data.errors import UserError
-from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, SCHEMA_VERSION
+from emo_data.objects import Folder
+from emo_data.schema import CLIP_SCHEMA, FAULTS, REJECTION_SCHEMA, SCHEMA_VERSION, table_of, value_of
+
+_AT_ONCE = 16
+"""Objects that are opened side by side: a store answers each of them after tens of milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,42 @@ class StoredObject:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """What came of one piece of a unit; None where it has no such rows. seconds: of the clips; faults: rejections that
+    are faults of ours, see `schema.FAULTS`; reasons: rejections by reason."""
+
+    clips: StoredObject | None
+    rejections: StoredObject | None
+    seconds: float
+    reasons: dict[str, int]
+
+    @property
+    def faults(self) -> int:
+        """How many."""
+        return sum(count for reason, count in self.reasons.items() if reason in FAULTS)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> Self:
+        """The reverse of dataclasses.asdict."""
+        objects = {name: content[name] and StoredObject(**content[name]) for name in ("clips", "rejections")}
+        return cls(**(content | objects))
+
+
+@dataclass(frozen=True)
 class Commit:
-    """One source, done: what came of it. `source` is its name as given when it was ingested."""
+    """One unit, done: what it was made from and what came of it.
+
+    source: its name as given when it was ingested; start, end: the part of it, in its own seconds; None for all of it.
+    """
 
     key: str
     source: str
     source_sha256: str
-    clips: StoredObject | None
-    rejections: StoredObject | None
+    identity: str
+    split: str
+    start: float | None
+    end: float | None
+    pieces: list[Piece]
 
 
 class Place(NamedTuple):
@@ -57,17 +87,20 @@ class Dataset:
     def __init__(self, url: str, config: dict[str, Any]) -> None:
         self.url = url
         self.config = config
-        self._fs, self._root = _located(url)
+        self.folder = Folder(url)
 
     @classmethod
     def open(cls, url: str) -> Self:
         """UserError where there is none, or one of another version."""
-        fs, root = _located(url)
-        if not fs.exists(f"{root}/dataset.json"):
-            what = "is not a dataset (it has no dataset.json)" if fs.exists(root) else "does not exist"
-            raise UserError(f"dataset {url} {what}; `emo ingest SOURCE --out {url}` makes one")
+        folder = Folder(url)
+        with _reachable(url):
+            there = folder.exists("dataset.json")
+            if not there:
+                what = "is not a dataset (it has no dataset.json)" if folder.exists() else "does not exist"
+                raise UserError(f"dataset {url} {what}; `emo ingest SOURCE --out {url}` makes one")
+            data = folder.read("dataset.json")
         try:
-            head = json.loads(fs.cat_file(f"{root}/dataset.json"))
+            head = json.loads(data)
             version, config = head["schema_version"], head["config"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"dataset {url}: its dataset.json is damaged; restore it or ingest anew") from error
@@ -81,19 +114,37 @@ class Dataset:
     @classmethod
     def create(cls, url: str, config: dict[str, Any]) -> Self:
         """Make a dataset, or open one to go on; UserError where it was made with other settings."""
-        fs, root = _located(url)
-        if fs.exists(f"{root}/dataset.json"):
-            dataset = cls.open(url)
-            for name in sorted(config.keys() | dataset.config.keys()):
-                was, now = dataset.config.get(name), config.get(name)
-                if was != now:
-                    raise UserError(f"dataset {url} was made with {name} {was}, not {now}; choose another --out")
-            return dataset
-        if fs.exists(root) and fs.ls(root):
-            raise UserError(f"{url} is not empty and not a dataset; choose another --out")
-        dataset = cls(url, config)
-        dataset._write("dataset.json", _as_json({"schema_version": SCHEMA_VERSION, "config": config}))
+        folder = Folder(url)
+        with _reachable(url):
+            if not folder.exists("dataset.json"):
+                if folder.exists() and folder.names(""):
+                    raise UserError(f"{url} is not empty and not a dataset; choose another --out")
+                folder.create("dataset.json", _as_json({"schema_version": SCHEMA_VERSION, "config": config}))
+        dataset = cls.open(url)
+        for name in sorted(config.keys() | dataset.config.keys()):
+            was, now = dataset.config.get(name), config.get(name)
+            if was != now:
+                raise UserError(f"dataset {url} was made with {name} {was}, not {now}; choose another --out")
         return dataset
+
+    def write_piece(self, key: str, piece: int, clips: pa.Table, rejections: pa.Table) -> Piece:
+        """Write the rows of one piece of a unit. Nobody sees them before `commit`; to write them again is harmless."""
+        reasons = rejections.column("reason").to_pylist()
+        frames, fps = clips.column("frames").to_pylist(), clips.column("fps").to_pylist()
+        return Piece(
+            clips=self._write_rows(f"clips/{key}-{piece:05d}", clips),
+            rejections=self._write_rows(f"rejections/{key}-{piece:05d}", rejections),
+            seconds=sum(count / rate for count, rate in zip(frames, fps, strict=True)),
+            reasons={reason: reasons.count(reason) for reason in sorted(set(reasons))},
+        )
+
+    def commit(self, commit: Commit) -> None:
+        """From now on readers see this unit; what an earlier record of it named is gone for them."""
+        self.folder.write(f"commits/{commit.key}.json", _as_json({"schema_version": SCHEMA_VERSION, **asdict(commit)}))
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Take commit records back: readers do not see these units any more."""
+        self.folder.delete([f"commits/{key}.json" for key in keys])
 
     def write_source(
         self,
@@ -102,25 +153,32 @@ class Dataset:
         source_sha256: str,
         clips: Sequence[dict[str, Any]],
         rejections: Sequence[dict[str, Any]],
+        identity: str = "",
+        split: str = "",
     ) -> Commit:
-        """Write all rows of one source, then its commit record."""
-        commit = Commit(
-            key=key,
-            source=source,
-            source_sha256=source_sha256,
-            clips=self._write_rows(f"clips/{key}.parquet", clips, CLIP_SCHEMA),
-            rejections=self._write_rows(f"rejections/{key}.parquet", rejections, REJECTION_SCHEMA),
-        )
-        self._write(f"commits/{key}.json", _as_json({"schema_version": SCHEMA_VERSION, **asdict(commit)}))
+        """All rows of a whole source at once, and its commit record."""
+        piece = self.write_piece(key, 0, table_of(clips, CLIP_SCHEMA), table_of(rejections, REJECTION_SCHEMA))
+        commit = Commit(key, source, source_sha256, identity, split, None, None, [piece])
+        self.commit(commit)
         return commit
 
+    def sweep(self) -> int:
+        """Remove objects that no commit record names; how many. Only for whoever alone writes this dataset."""
+        named = {stored.path for stored in self._objects("clips") + self._objects("rejections")}
+        lost = [name for kind in ("clips", "rejections") for name in self.folder.names(kind) if name not in named]
+        self.folder.delete(lost)
+        for kind in ("clips", "rejections", "commits", "work"):
+            self.folder.sweep_unfinished(kind)
+        return len(lost)
+
     def commits(self) -> list[Commit]:
-        """Every source that is done, by key."""
-        return [self._commit(path) for path in self._records()]
+        """Every unit that is done, by key."""
+        names = self._records()
+        return [self._commit(name, data) for name, data in zip(names, self.folder.read_all(names), strict=True)]
 
     def clips(self, columns: Sequence[str]) -> tuple[list[Place], pa.Table]:
         """Some columns of all clips, and where each row lies."""
-        objects = [commit.clips for commit in self.commits() if commit.clips]
+        objects = self._objects("clips")
         places = [Place(stored.path, row) for stored in objects for row in range(stored.rows)]
         return places, self._table(objects, CLIP_SCHEMA, columns)
 
@@ -128,30 +186,33 @@ class Dataset:
         """Some columns of one clip; arrays come as numpy, the video as bytes."""
         with self._object(place.path) as stream:
             group = pq.ParquetFile(stream).read_row_group(place.row, columns=list(columns))
-        return {name: _value(group.column(name)[0]) for name in columns}
+        return {name: value_of(group.column(name)[0]) for name in columns}
 
-    def rejections(self) -> pa.Table:
-        """Every rejection there is."""
-        objects = [commit.rejections for commit in self.commits() if commit.rejections]
-        return self._table(objects, REJECTION_SCHEMA, REJECTION_SCHEMA.names)
+    def rejections(self, columns: Sequence[str] = tuple(REJECTION_SCHEMA.names)) -> pa.Table:
+        """Some columns of every rejection."""
+        return self._table(self._objects("rejections"), REJECTION_SCHEMA, columns)
 
-    def verify(self) -> list[str]:
+    def verify(self, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Read everything again; one line for each commit record, checksum, schema or row count that is wrong."""
         problems: list[str] = []
-        for path in self._records():
+        names = self._records()
+        for number, name in enumerate(names, start=1):
             try:
-                commit = self._commit(path)
+                commit = self._commit(name, self.folder.read(name))
             except UserError as error:
                 problems.append(str(error))
                 continue
-            for stored, schema in ((commit.clips, CLIP_SCHEMA), (commit.rejections, REJECTION_SCHEMA)):
-                if stored:
-                    problems.extend(f"{stored.path}: {problem}" for problem in self._problems(stored, schema))
+            for piece in commit.pieces:
+                for stored, schema in ((piece.clips, CLIP_SCHEMA), (piece.rejections, REJECTION_SCHEMA)):
+                    if stored:
+                        problems.extend(f"{stored.path}: {problem}" for problem in self._problems(stored, schema))
+            if on_progress:
+                on_progress(number, len(names))
         return problems
 
     def _problems(self, stored: StoredObject, schema: pa.Schema) -> Iterable[str]:
         try:
-            data = self._fs.cat_file(f"{self._root}/{stored.path}")
+            data = self.folder.read(stored.path)
         except FileNotFoundError:
             return ["missing"]
         if hashlib.sha256(data).hexdigest() != stored.sha256:
@@ -161,29 +222,27 @@ class Dataset:
         return wrong + ([] if file.metadata.num_rows == stored.rows else ["its number of rows is not the recorded one"])
 
     def _records(self) -> list[str]:
-        """Paths of the commit records. Listed, not globbed: the dataset's own path may hold a `*` or a `[`."""
-        folder = f"{self._root}/commits"
-        if not self._fs.exists(folder):
-            return []
-        return sorted(path for path in self._fs.ls(folder, detail=False) if path.endswith(".json"))
+        return [name for name in self.folder.names("commits") if name.endswith(".json")]
 
-    def _commit(self, path: str) -> Commit:
+    def _commit(self, name: str, data: bytes) -> Commit:
         try:
-            record = json.loads(self._fs.cat_file(path))
+            record = json.loads(data)
             record.pop("schema_version")
-            objects = {name: record[name] and StoredObject(**record[name]) for name in ("clips", "rejections")}
-            return Commit(**(record | objects))
+            return Commit(**(record | {"pieces": [Piece.from_json(piece) for piece in record["pieces"]]}))
         except (ValueError, KeyError, TypeError) as error:
-            name = path.removeprefix(self._root)
             raise UserError(
                 f"dataset {self.url}: commit record {name} is damaged; delete it and ingest again"
             ) from error
+
+    def _objects(self, kind: str) -> list[StoredObject]:
+        pieces = [piece for commit in self.commits() for piece in commit.pieces]
+        return [stored for stored in (getattr(piece, kind) for piece in pieces) if stored]
 
     @contextlib.contextmanager
     def _object(self, path: str) -> Iterator[Any]:
         """An object opened for reading; UserError where it is missing or is not what was written."""
         try:
-            with self._fs.open(f"{self._root}/{path}", "rb") as stream:
+            with self.folder.open(path) as stream:
                 yield stream
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             raise UserError(
@@ -192,81 +251,35 @@ class Dataset:
 
     def _table(self, objects: Sequence[StoredObject], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         wanted = pa.schema([schema.field(name) for name in columns])
-        tables = [wanted.empty_table()]
-        for stored in objects:
-            with self._object(stored.path) as stream:
-                tables.append(pq.read_table(stream, columns=list(columns)).cast(wanted))
-        return pa.concat_tables(tables)
 
-    def _write_rows(self, path: str, rows: Sequence[dict[str, Any]], schema: pa.Schema) -> StoredObject | None:
-        if not rows:
+        def read(stored: StoredObject) -> pa.Table:
+            with self._object(stored.path) as stream:
+                return pq.read_table(stream, columns=list(columns)).cast(wanted)
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return pa.concat_tables([wanted.empty_table(), *threads.map(read, objects)])
+
+    def _write_rows(self, name: str, table: pa.Table) -> StoredObject | None:
+        if not table.num_rows:
             return None
         buffer = io.BytesIO()
-        with pq.ParquetWriter(buffer, schema, compression="zstd", use_dictionary=False) as writer:
-            for row in rows:
-                columns = [_column(row[field.name], field.type) for field in schema]
-                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+        with pq.ParquetWriter(buffer, table.schema, compression="zstd", use_dictionary=False) as writer:
+            writer.write_table(table, row_group_size=1)
         data = buffer.getvalue()
-        self._write(path, data)
-        return StoredObject(path, hashlib.sha256(data).hexdigest(), len(rows))
-
-    def _write(self, path: str, data: bytes) -> None:
-        target = f"{self._root}/{path}"
-        if not isinstance(self._fs, LocalFileSystem):
-            self._fs.pipe_file(target, data)
-            return
-        folder, name = os.path.split(target)
-        os.makedirs(folder, exist_ok=True)
-        temporary = os.path.join(folder, f".{name}.{os.getpid()}")
-        try:
-            with open(temporary, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-        handle = os.open(folder, os.O_RDONLY)  # the rename itself must survive a power cut
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = f"{name}-{sha256[:12]}.parquet"
+        self.folder.write(path, data)
+        return StoredObject(path, sha256, table.num_rows)
 
 
-def _located(url: str) -> tuple[Any, str]:
+@contextlib.contextmanager
+def _reachable(url: str) -> Iterator[None]:
+    """What keeps a dataset from being reached at all is for the user to mend."""
     try:
-        fs, root = fsspec.core.url_to_fs(str(url))
-    except (ValueError, ImportError) as error:
-        raise UserError(f"dataset {url}: {error}") from error
-    return fs, root.rstrip("/")
+        yield
+    except OSError as error:
+        raise UserError(f"dataset {url}: cannot be reached: {error}") from error
 
 
 def _as_json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, indent=1, sort_keys=True).encode()
-
-
-def _column(value: Any, kind: pa.DataType) -> pa.Array:
-    """One row's value; arrays (F,) and (F, n) become lists without passing through Python objects."""
-    if not pa.types.is_list(kind):
-        return pa.array([value], type=kind)
-    inner = kind.value_type
-    if pa.types.is_fixed_size_list(inner):
-        flat = pa.array(value.reshape(-1), type=inner.value_type)
-        values = pa.FixedSizeListArray.from_arrays(flat, inner.list_size)
-    else:
-        values = pa.array(value, type=inner)
-    return pa.ListArray.from_arrays(pa.array([0, len(values)], type=pa.int32()), values)
-
-
-def _value(scalar: pa.Scalar) -> Any:
-    """A nested list becomes an array of its own shape: (F,), (F, 3)…"""
-    if not isinstance(scalar, pa.ListScalar):
-        return scalar.as_py()
-    values, inner = scalar.values, None
-    if pa.types.is_fixed_size_list(values.type):
-        inner = values.type.list_size
-        values = values.flatten()
-    array = values.to_numpy(zero_copy_only=False)
-    return array.reshape(-1, inner) if inner else array

@@ -6,7 +6,8 @@ seconds in the file's own time, by presentation time stamp (pts), never by index
 
 import importlib.util
 import io
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,6 +20,8 @@ from emo_data.container import chosen, frames_of, packets, reading
 from emo_data.schema import SAMPLE_RATE
 
 Decoder = Literal["decord", "pyav"]
+MAX_PIXELS = 40_000_000
+"""Of one picture, 8K (33 million) and a bit. A head of 30 bytes can claim 3600 million."""
 MAX_GAP = 0.1
 """Seconds. A moment that is farther than this from every picture has no picture."""
 _JUMP = 2.0
@@ -27,6 +30,10 @@ _JUMP = 2.0
 
 class NoVideo(Exception):
     """The file can be opened but holds no picture with a time stamp."""
+
+
+class TooLarge(Exception):
+    """Its pictures have more pixels than any camera's: decoding one would take gigabytes."""
 
 
 class DecoderFailed(Exception):
@@ -76,21 +83,28 @@ class VideoInfo:
         return np.where(np.abs(times[nearest] - moments) <= MAX_GAP, nearest, -1)
 
 
-def probe(path: Path) -> VideoInfo:
-    """Read a file's packets. Raises NoVideo or Unreadable."""
+def probe(path: Path, beat: Callable[[], None] = lambda: None) -> VideoInfo:
+    """Read a file's packets, with a `beat` at each. Raises NoVideo, TooLarge or Unreadable."""
     with reading(path) as container:
         stream = chosen(container.streams.video)
         if stream is None or stream.time_base is None:
-            raise NoVideo(f"{path.name} has no video stream")
+            raise NoVideo("it has no video stream")
+        coded = stream.codec_context
+        if coded is None:
+            raise NoVideo("nothing here can decode its video stream")
+        if coded.width * coded.height > MAX_PIXELS:
+            raise TooLarge(f"its pictures have {coded.width} x {coded.height} pixels")
+        coded.thread_count = 1
         pts: set[int] = set()
         first: av.VideoFrame | None = None
         for packet in packets(container, stream):
+            beat()
             if packet.pts is not None and packet.size and not packet.is_discard and not packet.is_corrupt:
                 pts.add(packet.pts)
             if first is None:
                 first = next(frames_of(packet), None)
         if first is None or not pts:
-            raise NoVideo(f"no picture in {path.name} can be decoded, or none has a time stamp")
+            raise NoVideo("none of its pictures can be decoded, or none has a time stamp")
         stretch = float(stream.sample_aspect_ratio or 1)
         shown = (round(first.width * stretch), first.height)
         turned = round(first.rotation / 90) % 4
@@ -109,8 +123,12 @@ def probe(path: Path) -> VideoInfo:
 
 
 def decoders(info: VideoInfo) -> list[Decoder]:
-    """Which decoders to try, in order. decord picks the largest of several streams, we want the first: PyAV does."""
-    return ["decord", "pyav"] if info.streams == 1 and importlib.util.find_spec("decord") else ["pyav"]
+    """Which decoders to try, in order.
+
+    decord picks the largest of several streams where we want the first, and cannot open a name that is not UTF-8.
+    """
+    plain = info.streams == 1 and str(info.path).isprintable()
+    return ["decord", "pyav"] if plain and importlib.util.find_spec("decord") else ["pyav"]
 
 
 def read_pictures(info: VideoInfo, indices: np.ndarray, decoder: Decoder) -> Iterator[np.ndarray | None]:
@@ -134,9 +152,9 @@ def _read_decord(info: VideoInfo, indices: np.ndarray) -> Iterator[np.ndarray | 
     decord.logging.set_level(decord.logging.QUIET)
     try:
         # the smallest tolerance: repeating a picture over one corrupt picture is already a failure
-        reader = decord.VideoReader(str(info.path), num_threads=1, fault_tol=1e-9)
+        reader = decord.VideoReader(os.path.abspath(info.path), num_threads=1, fault_tol=1e-9)
         if len(reader) != len(info.pts):
-            raise DecoderFailed(f"decord counts {len(reader)} pictures in {info.path.name}, not {len(info.pts)}")
+            raise DecoderFailed(f"decord counts {len(reader)} pictures, not {len(info.pts)}")
         at = 0
         for index in indices:
             if index - at > _JUMP * max(info.rate, 1):
@@ -145,8 +163,8 @@ def _read_decord(info: VideoInfo, indices: np.ndarray) -> Iterator[np.ndarray | 
                 reader.skip_frames(int(index) - at)
             yield _upright(reader.next().asnumpy(), info, turned=info.turned)
             at = int(index) + 1
-    except (decord.DECORDError, RuntimeError, StopIteration) as error:
-        raise DecoderFailed(f"decord: {str(error).strip().splitlines()[0]}") from error
+    except (decord.DECORDError, decord.DECORDLimitReachedError, RuntimeError, StopIteration) as error:
+        raise DecoderFailed(f"decord: {str(error).strip().partition(chr(10))[0]}") from error
 
 
 def _read_pyav(info: VideoInfo, indices: np.ndarray) -> Iterator[np.ndarray | None]:

@@ -6,8 +6,10 @@ import math
 import resource
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,7 +151,10 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         make_sample,
     )
     road.step(
-        "ingest", form, ["data"], lambda report: ingest([str(sample / "clips")], str(data), form, report) and None
+        "ingest",
+        form,
+        ["data"],
+        lambda report: ingest([str(sample / "clips")], str(data), form, phase=lambda _: nullcontext(report)),
     )
     for stage in (1, 2, 3):
         train_stage(stage)
@@ -181,20 +186,23 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
 
 def _measure(video: Path, form: dict[str, Any]) -> dict[str, Any]:
     """The finished video through the eyes of ingestion, which knows nothing of how it came about."""
-    from emo_data.features.audio import AudioEncoder
     from emo_data.ingest.config import IngestConfig
-    from emo_data.ingest.worker import content_hash, ingest_source
+    from emo_data.ingest.run import ingest
+    from emo_data.store import Dataset
 
     # However small the picture, and however often the face is lost: here that is what is to be found out.
-    form = form | {"max_seconds": 3600, "thresholds": EVERYTHING}
-    eyes = IngestConfig.model_validate(form)
-    rows = list(ingest_source(str(video), content_hash(video), eyes, AudioEncoder.load(eyes.audio_model)))
-    clips = [row for row in rows if "clip_id" in row]
+    form = form | {"max_seconds": 3600, "chunk_seconds": 7204, "thresholds": EVERYTHING}
+    with tempfile.TemporaryDirectory() as folder:
+        ingest([str(video)], f"{folder}/seen", IngestConfig.model_validate(form))
+        seen = Dataset.open(f"{folder}/seen")
+        _, table = seen.clips(["start_seconds", "frames", "detection_rate", "mouth_sound_correlation"])
+        clips = table.sort_by("start_seconds").to_pylist()
+        reasons = seen.rejections(["reason"]).column("reason").to_pylist()
     return {
-        "frames": sum(row["frames"] for row in clips),
-        "rejected": [row["reason"] for row in rows if "reason" in row],
-        "faces": [round(row["detection_rate"], 4) for row in clips],
-        "mouth_follows_voice": [_number(row["mouth_sound_correlation"]) for row in clips],
+        "frames": sum(clip["frames"] for clip in clips),
+        "rejected": reasons,
+        "faces": [round(clip["detection_rate"], 4) for clip in clips],
+        "mouth_follows_voice": [_number(clip["mouth_sound_correlation"]) for clip in clips],
     }
 
 

@@ -60,7 +60,7 @@ class ClipReader:
     def fingerprint(self) -> str:
         """sha256 (first 16 hex digits) of the objects that hold these clips: of every value in them."""
         paths = {self._places[row["clip_id"]].path for row in self.rows}
-        stored = [commit.clips for commit in self.dataset.commits() if commit.clips]
+        stored = [piece.clips for commit in self.dataset.commits() for piece in commit.pieces if piece.clips]
         held = sorted(one.sha256 for one in stored if one.path in paths)
         return hashlib.sha256("\n".join(held).encode()).hexdigest()[:16]
 

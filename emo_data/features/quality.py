@@ -15,6 +15,14 @@ def sharpness(picture: np.ndarray, box: np.ndarray) -> float:
     return float(cv2.Laplacian(_face_luma(picture, box), cv2.CV_32F).var())
 
 
+def blur(picture: np.ndarray, box: np.ndarray) -> float:
+    """0 (sharp) to 1: how little the face loses when it is blurred again (Crete et al., 2007). Costs milliseconds."""
+    from skimage.measure import blur_effect
+
+    luma = _face_luma(picture, box)
+    return float(blur_effect(luma)) if min(luma.shape) > 12 else float("nan")
+
+
 def brightness(picture: np.ndarray, box: np.ndarray) -> float:
     """Mean luma (0-255) inside the face's box."""
     return float(_face_luma(picture, box).mean())
@@ -32,6 +40,15 @@ def loudness(sound: np.ndarray) -> float:
     """dBFS of the root mean square; -inf for digital silence."""
     power = float(np.mean(np.square(sound, dtype=np.float64))) if len(sound) else 0.0
     return 10 * np.log10(power) if power else float("-inf")
+
+
+def speech_ratio(sound: np.ndarray, frames: int, fps: float) -> float:
+    """Share of frames in which something is heard: above -50 dBFS, and within 25 dB of the clip's loud moments.
+
+    Music counts, too: whose voice it is, or whether it is one, the sound's level does not tell.
+    """
+    level = 20 * np.log10(np.maximum(loudness_per_frame(sound, frames, fps), 1e-9))
+    return float((level > max(-50.0, float(np.percentile(level, 95)) - 25)).mean())
 
 
 def loudness_per_frame(sound: np.ndarray, frames: int, fps: float) -> np.ndarray:

@@ -31,6 +31,9 @@ class Thresholds(BaseModel):
     """A second face counts from this share of the first one's height on; people far behind do not."""
     silent_below: float = -60.0
     """dBFS; a clip's sound below it is marked silent."""
+    still_mouth: float = Field(0.004, ge=0)
+    """Face heights. Where the opening of the mouth varies less (standard deviation) while something is heard for at
+    least half of the time, the voice is marked as somebody else's."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,14 @@ def judge_clip(detection_rate: float, face_size: float, thresholds: Thresholds) 
     return None
 
 
-def sound_state(has_sound: bool, loudness: float, thresholds: Thresholds) -> SoundState:
-    """What may be learned from the clip's sound."""
+def sound_state(
+    has_sound: bool, loudness: float, speech_ratio: float, mouth: np.ndarray, thresholds: Thresholds
+) -> SoundState:
+    """What may be learned from the clip's sound. mouth (F,): how far it is open, in face heights."""
     if not has_sound:
         return SoundState.ABSENT
-    return SoundState.SILENT if loudness < thresholds.silent_below else SoundState.VOICE
+    if loudness < thresholds.silent_below:
+        return SoundState.SILENT
+    if speech_ratio >= 0.5 and np.nanstd(mouth) < thresholds.still_mouth:
+        return SoundState.FOREIGN
+    return SoundState.VOICE

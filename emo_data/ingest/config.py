@@ -19,6 +19,8 @@ class IngestConfig(BaseModel):
     """Pixels per side of the stored picture."""
     min_seconds: float = Field(2.0, gt=0)
     max_seconds: float = Field(10.0, gt=0)
+    chunk_seconds: float = Field(300.0, gt=0)
+    """A longer source is looked at in parts of about this length, side by side."""
     audio_model: str = "facebook/wav2vec2-base-960h"
     """Folder or hub id of a wav2vec2, or "tiny"."""
     audio_layers: Literal["all"] | list[int] = "all"
@@ -45,6 +47,11 @@ class IngestConfig(BaseModel):
         if self.max_seconds < self.min_seconds:
             raise ValueError(f"max_seconds {self.max_seconds} is less than min_seconds {self.min_seconds}")
         return self
+
+    @property
+    def chunk_frames(self) -> int:
+        """At least two of the longest clips, and what neighbours both look at."""
+        return round(max(self.chunk_seconds, 2 * self.max_seconds + 4, 2 * self.min_seconds + 4) * self.fps)
 
     def fingerprint(self, extractor: str) -> str:
         """Eight hex digits of everything that decides a row besides its source."""

@@ -1,121 +1,337 @@
-"""Ingestion in one process: find the sources, skip what is done, write each source's rows, then its commit record."""
+"""Ingestion from the driver's side: find the units, survey their sources, have the missing chunks done, commit.
 
-import glob
-import hashlib
+Everything that readers see is written here, under a lease, and only when all of a unit is there. Whatever dies on the
+way, the next call goes on: surveys, finished chunks and attempts are kept in DATASET/work while they are needed.
+"""
+
+import json
+import time
+import uuid
 from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from pydantic import BaseModel
 
-from emo_data.errors import UserError
+from emo_data import objects
 from emo_data.features.audio import AudioEncoder
 from emo_data.ingest.accept import Verdict
-from emo_data.ingest.clip import ClipRow
 from emo_data.ingest.config import IngestConfig
-from emo_data.ingest.worker import RejectionRow, content_hash, ingest_source, rejection
-from emo_data.schema import Reason
-from emo_data.store import Commit, Dataset
+from emo_data.ingest.contain import Limits
+from emo_data.ingest.lease import Lease, leased
+from emo_data.ingest.ledger import Ledger
+from emo_data.ingest.plan import Chunk, Survey, Unit, chunks_of, unit_key
+from emo_data.ingest.sources import find_units
+from emo_data.ingest.watch import rejection
+from emo_data.ingest.worker import Receipt, Setup, Worker
+from emo_data.schema import CLIP_SCHEMA, FAULTS, REJECTION_SCHEMA, table_of
+from emo_data.store import Commit, Dataset, Piece
 
-VIDEO_ENDINGS = frozenset(
-    ".3g2 .3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()  # noqa: SIM905
-)
-"""What a folder is searched for; a file that is named itself may have any ending."""
+_SURVEYS = "work/survey.jsonl"
+_SAVE_SECONDS = 60.0
+_STATS_AT_ONCE = 32
+
+Report = Callable[[int, int, str], None]
+"""Called with how many units of work are done, of how many, and what happened so far."""
+
+
+class Phase(Protocol):
+    """Shows one phase of the work while its block runs."""
+
+    def __call__(self, name: str, /) -> AbstractContextManager[Report]: ...
+
+
+class Crew(Protocol):
+    """Whoever does the work; answers come in any order."""
+
+    def survey(self, uris: list[str]) -> Iterable[tuple[str, Survey]]: ...
+
+    def ingest(self, chunks: list[Chunk]) -> Iterable[Receipt]: ...
+
+
+CrewOf = Callable[[Setup], AbstractContextManager[Crew]]
+"""Gathers a crew for a run, and lets it go."""
 
 
 class IngestSummary(BaseModel):
-    """What one call did. Rejections are counted by reason."""
+    """What one call did. Rejections are counted by reason; copies: name -> the source that has the same content."""
 
     dataset: str
     sources: int
     already_done: int
-    duplicates: int
+    changed: int
+    """Sources that changed while they were read, or vanished; call again."""
+    copies: dict[str, str]
+    chunks: int
     clips: int
     hours: float
+    """Of accepted clips."""
     rejections: dict[str, int]
+
+    @property
+    def duplicates(self) -> int:
+        """How many sources were copies."""
+        return len(self.copies)
+
+
+class _Alone:
+    """A crew of one, in this process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    def survey(self, uris: list[str]) -> Iterator[tuple[str, Survey]]:
+        return ((uri, self._worker.survey(uri)) for uri in uris)
+
+    def ingest(self, chunks: list[Chunk]) -> Iterator[Receipt]:
+        return map(self._worker.ingest, chunks)
+
+
+@contextmanager
+def alone(setup: Setup) -> Iterator[Crew]:
+    """No cluster: this process does everything, one after the other."""
+    with Worker(setup) as worker:
+        yield _Alone(worker)
+
+
+@contextmanager
+def _silence(_: str) -> Iterator[Report]:
+    yield lambda done, total, note: None
+
+
+@dataclass
+class _Task:
+    """A unit that is to be done."""
+
+    unit: Unit
+    survey: Survey
+    key: str
+    chunks: list[Chunk]
+    refused: Verdict | None
+    pieces: dict[int, Piece] = field(default_factory=dict)
+
+
+@dataclass
+class _Count:
+    """For the progress line and the summary."""
+
+    clips: int = 0
+    seconds: float = 0.0
+    chunks: int = 0
+    changed: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    start: float = field(default_factory=time.monotonic)
+
+    def add(self, piece: Piece) -> None:
+        self.clips += piece.clips.rows if piece.clips else 0
+        self.seconds += piece.seconds
+        self.reasons.update(piece.reasons)
+
+    def note(self, chunks: int) -> str:
+        rate = self.clips / max(time.monotonic() - self.start, 1e-9)
+        told = f"chunk {self.chunks} of {chunks}, {self.clips} clips ({self.seconds / 3600:.2f} h), {rate:.2g} clips/s"
+        why = ", ".join(f"{reason} {count}" for reason, count in self.reasons.most_common(4))
+        return told + (f", rejected: {why}" if why else "")
 
 
 def ingest(
     sources: list[str],
     out: str,
     config: IngestConfig,
-    on_progress: Callable[[int, int, str], None] | None = None,
+    *,
+    crew: CrewOf = alone,
+    phase: Phase = _silence,
+    limits: Limits | None = None,
+    retry_faults: bool = False,
 ) -> IngestSummary:
     """Add every clip in the sources to the dataset `out`; safe to call again, it does only what is missing.
 
-    sources: video files, folders (searched through) and globs. on_progress(done, total, what happened) after each
-    source. Raises UserError where no source is found or `out` cannot be added to.
+    sources: video files, folders (searched through), globs, `s3://` prefixes and manifests, see sources.py.
+    retry_faults: do sources again that brought our programs down. UserError for bad usage, and where another ingestion
+    is writing this dataset.
     """
-    names = find_sources(sources)
+    units = find_units(sources, config)
     encoder = AudioEncoder.load(config.audio_model, config.audio_layers)
     form = config.model_dump(mode="json") | {"audio_layers": encoder.layers, "audio_extractor": encoder.fingerprint}
     dataset = Dataset.create(out, form)
-    done = {commit.key for commit in dataset.commits()}
-    first: dict[str, str] = {}
-    count: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-    hours = 0.0
-    for number, name in enumerate(names, start=1):
-        key, sha256, unreadable = _key(name, config.fingerprint(encoder.fingerprint))
-        if key in first:
-            count["duplicates"] += 1
-            message = f"{name}: the same content as {first[key]}"
-        elif key in done and not unreadable:
-            count["already_done"] += 1
-            message = f"{name}: already done"
-        else:
-            rows = [unreadable] if unreadable else list(ingest_source(name, sha256, config, encoder))
-            clips = [row for row in rows if isinstance(row, ClipRow)]
-            refused = [row for row in rows if isinstance(row, RejectionRow)]
-            commit = dataset.write_source(key, name, sha256, clips, refused)
-            count["clips"] += len(clips)
-            hours += sum(row["frames"] for row in clips) / config.fps / 3600
-            reasons.update(row["reason"] for row in refused)
-            message = f"{name}: {_told(commit, refused)}"
-        first.setdefault(key, name)
-        if on_progress:
-            on_progress(number, len(names), message)
+    setup = Setup(out, uuid.uuid4().hex, config, encoder.fingerprint, limits or Limits())
+    with leased(dataset.folder) as lease, crew(setup) as hands:
+        with phase("survey") as report:
+            stamps, surveys = _surveys(units, dataset, hands, retry_faults, report)
+        tasks, copies, already = _missing(units, stamps, surveys, dataset, encoder.fingerprint, config, retry_faults)
+        with phase("ingest") as report:
+            count = _carry_out(tasks, dataset, Ledger(dataset.folder, setup.run), hands, lease, config, report)
+        lease.check()
+        dataset.sweep()
     return IngestSummary(
         dataset=out,
-        sources=len(names),
-        already_done=count["already_done"],
-        duplicates=count["duplicates"],
-        clips=count["clips"],
-        hours=hours,
-        rejections=dict(sorted(reasons.items())),
+        sources=len(units),
+        already_done=already,
+        changed=count.changed,
+        copies=copies,
+        chunks=count.chunks,
+        clips=count.clips,
+        hours=count.seconds / 3600,
+        rejections=dict(sorted(count.reasons.items())),
     )
 
 
-def find_sources(sources: list[str]) -> list[str]:
-    """Files named, in folders (at any depth, by ending) or matched by globs: sorted, each once. UserError for none."""
-    found: set[str] = set()
-    for source in sources:
-        if "://" in source:
-            raise UserError(f"source {source}: only local files and folders can be ingested yet; copy it here first")
-        path = Path(source)
-        if path.is_dir():
-            inside = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_ENDINGS and not file.is_dir()]
-        elif path.exists():
-            inside = [path]
-        else:
-            inside = [Path(match) for match in glob.glob(source, recursive=True) if not Path(match).is_dir()]
-        if not inside:
-            raise UserError(f"source {source}: no video found there; give files, folders or globs of video files")
-        found.update(str(file) for file in inside)
-    return sorted(found)
+def _surveys(
+    units: list[Unit], dataset: Dataset, hands: Crew, retry_faults: bool, report: Report
+) -> tuple[dict[str, str], dict[str, Survey]]:
+    """Stamp and survey of each source by uri. What was surveyed before and has not changed since is not read again."""
+    uris = list(dict.fromkeys(unit.uri for unit in units))
+    with ThreadPoolExecutor(_STATS_AT_ONCE) as threads:
+        stamps = dict(zip(uris, threads.map(_stamp, uris), strict=True))
+    known = {
+        uri: survey for uri, (stamp, survey) in _saved_surveys(dataset).items() if stamp and stamp == stamps.get(uri)
+    }
+    if retry_faults:
+        known = {uri: survey for uri, survey in known.items() if not _is_fault(survey)}
+    missing = [uri for uri in uris if uri not in known]
+    saved = time.monotonic()
+    for number, (uri, survey) in enumerate(hands.survey(missing) if missing else (), start=1):
+        known[uri] = survey
+        if not survey.sha256:
+            stamps[uri] = ""  # what could not be read at all is tried each time
+        report(number, len(missing), f"{sum(bool(one.refused) for one in known.values())} of no use")
+        if time.monotonic() - saved > _SAVE_SECONDS:
+            _save_surveys(dataset, stamps, known)
+            saved = time.monotonic()
+    if missing:
+        _save_surveys(dataset, stamps, known)
+    return stamps, known
 
 
-def _key(name: str, form: str) -> tuple[str, str, RejectionRow | None]:
-    """(key, sha256, rejection where the file cannot even be read): equal content has an equal key."""
+def _stamp(uri: str) -> str:
     try:
-        sha256 = content_hash(Path(name))
-    except OSError as error:
-        key = f"unreadable-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:16]}"
-        return key, "", rejection(name, "", Verdict(Reason.UNREADABLE, str(error)))
-    return f"{sha256[:32]}-{form}", sha256, None
+        return objects.stamp(uri)
+    except OSError:
+        return ""  # the survey will say what is wrong with it
 
 
-def _told(commit: Commit, refused: list[RejectionRow]) -> str:
-    clips = commit.clips.rows if commit.clips else 0
-    why = ", ".join(sorted({row["reason"] for row in refused}))
-    return f"{clips} clip{'' if clips == 1 else 's'}" + (f", rejected: {why}" if why else "")
+def _is_fault(survey: Survey) -> bool:
+    return survey.refused is not None and survey.refused.reason in FAULTS
+
+
+def _saved_surveys(dataset: Dataset) -> dict[str, tuple[str, Survey]]:
+    try:
+        lines = dataset.folder.read(_SURVEYS).decode().splitlines()
+    except FileNotFoundError:
+        return {}
+    entries = [json.loads(line) for line in lines]
+    return {entry["uri"]: (entry["stamp"], Survey.from_json(entry["survey"])) for entry in entries}
+
+
+def _save_surveys(dataset: Dataset, stamps: dict[str, str], known: dict[str, Survey]) -> None:
+    """Those of earlier runs, too: a dataset may be filled from one source after the other."""
+    kept = _saved_surveys(dataset) | {uri: (stamps[uri], survey) for uri, survey in known.items()}
+    lines = [
+        json.dumps({"uri": uri, "stamp": stamp, "survey": survey.to_json()}) for uri, (stamp, survey) in kept.items()
+    ]
+    dataset.folder.write(_SURVEYS, "\n".join(lines).encode())
+
+
+def _missing(
+    units: list[Unit],
+    stamps: dict[str, str],
+    surveys: dict[str, Survey],
+    dataset: Dataset,
+    extractor: str,
+    config: IngestConfig,
+    retry_faults: bool,
+) -> tuple[list[_Task], dict[str, str], int]:
+    """What is to be done, which sources are copies of which, and how many units are done already."""
+    form = config.fingerprint(extractor)
+    records = {commit.key: commit for commit in dataset.commits()}
+    first: dict[str, Unit] = {}
+    copies: dict[str, str] = {}
+    tasks: list[_Task] = []
+    already = 0
+    for unit in units:  # sorted by name: of several copies the first one counts
+        survey = surveys[unit.uri]
+        key = unit_key(unit, survey, form)
+        unreadable = unit_key(unit, Survey(""), form)
+        if survey.sha256 and unreadable in records:
+            dataset.forget([unreadable])  # it can be read now
+        record = records.get(key) if survey.sha256 else None
+        if record and retry_faults and any(piece.faults for piece in record.pieces):
+            record = None
+        winner = first.setdefault(key, unit).name
+        if record and record.source < winner:
+            winner = record.source
+        if winner != unit.name:
+            copies[unit.name] = winner
+        elif record and (record.source, record.identity, record.split) == (unit.name, unit.identity, unit.split):
+            already += 1
+        else:
+            chunks = survey.refused or chunks_of(unit, stamps[unit.uri], survey, key, config)
+            refused = chunks if isinstance(chunks, Verdict) else None
+            tasks.append(_Task(unit, survey, key, [] if isinstance(chunks, Verdict) else chunks, refused))
+    return tasks, copies, already
+
+
+def _carry_out(
+    tasks: list[_Task],
+    dataset: Dataset,
+    ledger: Ledger,
+    hands: Crew,
+    lease: Lease,
+    config: IngestConfig,
+    report: Report,
+) -> _Count:
+    """Have the chunks done and commit each unit as soon as all of it is there."""
+    count, finished = _Count(), ledger.finished()
+    by_key = {task.key: task for task in tasks}
+    chunks = [chunk for task in tasks for chunk in task.chunks]
+    total = round(sum(_seconds(chunk, config) for chunk in chunks))
+    done = 0.0
+
+    def settle(task: _Task) -> None:
+        """Commit a unit that is complete."""
+        if len(task.pieces) < len(task.chunks):
+            return
+        lease.check()
+        pieces = [task.pieces[number] for number in sorted(task.pieces)] or [_refused(task, dataset)]
+        for piece in pieces:
+            count.add(piece)
+        unit = task.unit
+        dataset.commit(
+            Commit(task.key, unit.name, task.survey.sha256, unit.identity, unit.split, unit.start, unit.end, pieces)
+        )
+        ledger.forget(task.chunks)
+
+    for task in tasks:
+        known = {chunk.piece: finished.get((chunk.label, chunk.made_from())) for chunk in task.chunks}
+        task.pieces.update({number: piece for number, piece in known.items() if piece})
+        done += sum(_seconds(chunk, config) for chunk in task.chunks if chunk.piece in task.pieces)
+        settle(task)
+    left = [chunk for chunk in chunks if chunk.piece not in by_key[chunk.key].pieces]
+    report(round(done), total, "")
+    for receipt in hands.ingest(left) if left else ():
+        task = by_key[receipt.chunk.key]
+        count.chunks += 1
+        done += _seconds(receipt.chunk, config)
+        if receipt.piece is None:
+            count.changed += 1
+        else:
+            task.pieces[receipt.chunk.piece] = receipt.piece
+            settle(task)
+        report(round(done), total, count.note(len(left)))
+    ledger.clear()
+    return count
+
+
+def _seconds(chunk: Chunk, config: IngestConfig) -> float:
+    return (chunk.stop - chunk.start) / config.fps
+
+
+def _refused(task: _Task, dataset: Dataset) -> Piece:
+    """The one rejection of a unit that nobody need look at."""
+    assert task.refused is not None
+    survey, unit = task.survey, task.unit
+    row = rejection(unit.name, survey.sha256, task.refused, unit.start or survey.begin, survey.seconds)
+    return dataset.write_piece(task.key, 0, CLIP_SCHEMA.empty_table(), table_of([row], REJECTION_SCHEMA))

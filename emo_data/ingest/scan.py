@@ -3,6 +3,7 @@
 Legend: F frames at the dataset's rate. All positions are pixels of the source picture; NaN where there is no face.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from emo_data.video import Decoder, VideoInfo, read_pictures
 
 KEEP_BYTES = 300_000_000
 """A source whose pictures all fit into this is decoded once; a larger one again for each clip."""
+_SHOWN_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,24 @@ class Scan:
     tallest: np.ndarray
     """float (F,): height of the tallest face that the detector saw; held likewise."""
     pictures: list[np.ndarray | None] | None
+    thumbnails: dict[int, np.ndarray]
+    """A small picture now and then, by frame, to show what was rejected."""
 
 
-def scan(info: VideoInfo, grid: np.ndarray, decoder: Decoder, rival_share: float) -> Scan:
-    """grid int (F,): which picture of the source each frame shows, see `VideoInfo.at_rate`."""
+def scan(
+    info: VideoInfo,
+    grid: np.ndarray,
+    decoder: Decoder,
+    rival_share: float,
+    before: np.ndarray,
+    forget: int | None,
+    beat: Callable[[], None],
+) -> Scan:
+    """grid int (F,): which picture of the source each frame shows, see `VideoInfo.at_rate`.
+
+    before: likewise, frames ahead of these from which only cuts are learned; forget: at this frame the face is looked
+    for anew; beat: called at each frame.
+    """
     frames = len(grid)
     keep = frames * info.width * info.height * 3 <= KEEP_BYTES
     pictures: list[np.ndarray | None] | None = [] if keep else None
@@ -49,9 +65,18 @@ def scan(info: VideoInfo, grid: np.ndarray, decoder: Decoder, rival_share: float
     rigid = np.full((frames, len(RIGID), 3), np.nan, dtype=np.float32)
     mouth = np.full((frames, len(MOUTH), 3), np.nan, dtype=np.float32)
     counts, tallest = np.zeros(frames, dtype=int), np.full(frames, np.nan)
+    thumbnails: dict[int, np.ndarray] = {}
     cuts = CutDetector()
     with FaceTracker() as tracker:
-        for frame, picture in enumerate(read_pictures(info, grid, decoder)):
+        seen_pictures = read_pictures(info, np.concatenate([before, grid]), decoder)
+        for frame, picture in enumerate(seen_pictures, start=-len(before)):
+            beat()
+            if frame < 0:
+                if picture is None:
+                    cuts.restart()
+                else:
+                    cuts.is_cut(picture)
+                continue
             if pictures is not None:
                 pictures.append(picture)
             if picture is None:
@@ -60,8 +85,10 @@ def scan(info: VideoInfo, grid: np.ndarray, decoder: Decoder, rival_share: float
                 continue
             here[frame] = True
             cut[frame] = cuts.is_cut(picture) or (frame > 0 and not here[frame - 1])
-            if cut[frame]:
+            if cut[frame] or frame == forget:
                 tracker.restart()
+            if frame % _SHOWN_EVERY == 0 or cut[frame]:
+                thumbnails[frame] = thumbnail(picture)
             seen = tracker.track(picture)
             if seen.face is not None:
                 box[frame], rigid[frame], mouth[frame] = (
@@ -75,7 +102,18 @@ def scan(info: VideoInfo, grid: np.ndarray, decoder: Decoder, rival_share: float
     shot = np.cumsum(cut | (~here & np.concatenate([[False], here[:-1]])))
     many = steady_many(counts > 1, looked, shot)
     latest = np.maximum.accumulate(np.where(looked, np.arange(frames), 0))
-    return Scan(here, shot, box, rigid, mouth, counts[latest], many, tallest[latest], pictures)
+    return Scan(here, shot, box, rigid, mouth, counts[latest], many, tallest[latest], pictures, thumbnails)
+
+
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """RGB uint8 (H, W, 3), neither side over 160 pixels."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    share = 160 / max(height, width, 160)
+    size = max(round(width * share), 1), max(round(height * share), 1)
+    stride = max(1, int(0.5 / share))
+    return cv2.resize(picture[::stride, ::stride], size, interpolation=cv2.INTER_AREA)
 
 
 def _count(seen: Sighting, rival_share: float) -> tuple[int, float]:

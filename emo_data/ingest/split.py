@@ -6,6 +6,7 @@ Legend: F frames at the dataset's rate. Stretches and clips are [start, stop) in
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,13 @@ class State(Enum):
     NONE = "none"
     ONE = "one"
     MANY = "many"
+
+
+class Span(NamedTuple):
+    """Frames start to stop, stop not among them."""
+
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -116,3 +124,26 @@ def cut_into_clips(start: int, stop: int, shortest: int, longest: int) -> list[t
         frames = min(frames, parts * longest)
     edges = [start + frames * part // parts for part in range(parts + 1)]
     return list(pairwise(edges))
+
+
+def own_part(stretch: Stretch, own: Span, unit: Span, shortest: int) -> Stretch | None:
+    """What a chunk has of a stretch; None for nothing. own, unit: the chunk's frames, and all of the unit it is of.
+
+    At a border between chunks a face's stretch is parted; where that leaves too little on one side, the other side has
+    that, too, so that no clip is lost to a border. Both neighbours come to the same answer.
+    """
+    begin, end = stretch.start, stretch.stop
+    if own.start > unit.start:
+        begin = max(begin, _parted(stretch, own.start, shortest))
+    if own.stop < unit.stop:
+        end = min(end, _parted(stretch, own.stop, shortest))
+    return Stretch(begin, end, stretch.state) if begin < end else None
+
+
+def _parted(stretch: Stretch, border: int, shortest: int) -> int:
+    """Where a stretch is parted because of a border: frames before it are the earlier chunk's."""
+    if stretch.state is not State.ONE or not stretch.start < border < stretch.stop:
+        return border
+    if stretch.stop - border < shortest:
+        return stretch.stop
+    return stretch.start if border - stretch.start < shortest else border

@@ -1,107 +1,197 @@
-"""One source in, rows out. Pure: no cluster, no global state, nothing written; the same in one process and in many."""
+"""What one worker does, in this process or in many: survey a source, look at a chunk, hear it, write its rows.
+
+Never raises for bad data: that becomes a rejection. What it does raise (a store that cannot be reached, a bug) ends the
+run, and the next run goes on from there.
+"""
 
 import hashlib
+import json
+import os
+import stat
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Self
 
-import numpy as np
+import pyarrow as pa
+import torch
 
-from emo_data.container import Unreadable
+from emo_data import objects
+from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
-from emo_data.ingest.accept import Verdict, judge_clip, judge_source, judge_stretch
-from emo_data.ingest.clip import ClipRow, Watched, clip_row, watched
+from emo_data.ingest import child
+from emo_data.ingest.accept import Verdict
 from emo_data.ingest.config import IngestConfig
-from emo_data.ingest.scan import scan
-from emo_data.ingest.split import cut_into_clips, frame_states, stretches
-from emo_data.schema import Reason
-from emo_data.video import DecoderFailed, NoVideo, VideoInfo, decoders, probe
+from emo_data.ingest.contain import Contained, Fault, Limits
+from emo_data.ingest.hear import hear
+from emo_data.ingest.ledger import Ledger
+from emo_data.ingest.plan import Chunk, Survey
+from emo_data.ingest.sources import is_remote
+from emo_data.ingest.watch import rejection
+from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, Reason, table_of
+from emo_data.store import Dataset, Piece
 
-BRIDGE_SECONDS = 0.4
-"""A face that is lost for no longer than this stays one clip, with NaN in those frames."""
+
+@dataclass(frozen=True)
+class Setup:
+    """What every worker of a run must know. extractor: fingerprint of the audio encoder."""
+
+    url: str
+    run: str
+    config: IngestConfig
+    extractor: str
+    limits: Limits
 
 
-class RejectionRow(dict[str, Any]):
-    """A row of schema.REJECTION_SCHEMA."""
+@dataclass(frozen=True)
+class Looked:
+    """What a chunk's pictures and sounds gave. tables: clips and rejections, None where the source has changed."""
+
+    chunk: Chunk
+    tables: tuple[pa.Table, pa.Table] | None
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a chunk. piece: None where nothing was written, because its source has changed meanwhile."""
+
+    chunk: Chunk
+    piece: Piece | None
+
+    def to_json(self) -> str:
+        """A few hundred bytes."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The reverse."""
+        content = json.loads(text)
+        return cls(Chunk(**content["chunk"]), content["piece"] and Piece.from_json(content["piece"]))
+
+
+class Worker:
+    """Use with `with`, or `close` it."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._dataset = Dataset.open(setup.url)
+        self._ledger = Ledger(self._dataset.folder, setup.run)
+        self._contained = Contained(setup.limits)
+        self._fetched: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the child, remove what was fetched."""
+        self._contained.end()
+        self._forget_fetched()
+
+    def survey(self, uri: str) -> Survey:
+        """What a source is."""
+        sha256 = ""
+        try:
+            with self._local(uri) as path:
+                sha256 = content_hash(path)
+                request = child.survey_request(path, sha256, self._setup.config)
+                return Survey.from_json(self._ask(request, 0.0)[1].decode())
+        except Fault as fault:
+            return Survey(sha256, refused=Verdict(fault.reason, fault.detail))
+        except OSError as error:
+            if is_remote(uri) and not isinstance(error, FileNotFoundError | PermissionError):
+                raise  # the store, not the source
+            return Survey("", refused=Verdict(Reason.UNREADABLE, error.strerror or str(error)))
+
+    def ingest(self, chunk: Chunk) -> Receipt:
+        """A chunk from its pictures to its written rows."""
+        return self.hear_and_write(self.look(chunk))
+
+    def look(self, chunk: Chunk) -> Looked:
+        """Rows without audio features."""
+        if not self._ledger.begin(chunk):
+            verdict = Verdict(Reason.CRASH_LOOP, "every worker that took it on died; `--retry-faults` tries it again")
+            return Looked(chunk, self._refused(chunk, verdict))
+        seconds = (chunk.stop - chunk.start) / self._setup.config.fps
+        try:
+            with self._local(chunk.uri) as path:
+                answer = self._ask(child.watch_request(path, chunk, self._setup.config), seconds)[1]
+            found: tuple[pa.Table, pa.Table] = child.tables(answer)
+        except Fault as fault:
+            found = self._refused(chunk, Verdict(fault.reason, fault.detail))
+        except FileNotFoundError:
+            return Looked(chunk, None)
+        return Looked(chunk, found if self._unchanged(chunk) else None)
+
+    def hear_and_write(self, looked: Looked) -> Receipt:
+        """Add audio features, write the rows."""
+        if looked.tables is None:
+            return Receipt(looked.chunk, None)
+        clips, rejections = looked.tables
+        chunk = looked.chunk
+        if clips.num_rows:
+            clips = hear(clips, self._encoder)
+        piece = self._dataset.write_piece(chunk.key, chunk.piece, clips, rejections)
+        self._ledger.finish(chunk, piece)
+        return Receipt(chunk, piece)
+
+    @cached_property
+    def _encoder(self) -> AudioEncoder:
+        config = self._setup.config
+        encoder = AudioEncoder.load(config.audio_model, config.audio_layers)
+        if encoder.fingerprint != self._setup.extractor:
+            raise UserError(f"audio model {config.audio_model}: is another one here than where the run was started")
+        encoder.model.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
+        return encoder
+
+    def _ask(self, request: bytes, seconds: float) -> tuple[bytes, bytes]:
+        """A second try for a child that died: what killed it may have been meant for another."""
+        try:
+            return self._contained.ask(request, seconds)
+        except Fault as fault:
+            if fault.reason is not Reason.CRASHED:
+                raise
+        return self._contained.ask(request, seconds)
+
+    def _refused(self, chunk: Chunk, verdict: Verdict) -> tuple[pa.Table, pa.Table]:
+        fps = self._setup.config.fps
+        row = rejection(chunk.name, chunk.sha256, verdict, chunk.start / fps, (chunk.stop - chunk.start) / fps)
+        return CLIP_SCHEMA.empty_table(), table_of([row], REJECTION_SCHEMA)
+
+    def _unchanged(self, chunk: Chunk) -> bool:
+        try:
+            return objects.stamp(chunk.uri) == chunk.stamp
+        except FileNotFoundError:
+            return False
+
+    @contextmanager
+    def _local(self, uri: str) -> Iterator[Path]:
+        """The file itself, or a copy of what lies in a store; the last copy is kept for the next chunk of the same."""
+        if not is_remote(uri):
+            path = Path(uri)
+            if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would wait for its writer
+                raise OSError(0, "it is not a file")
+            yield path
+            return
+        if self._fetched is None or self._fetched[0] != uri:
+            self._forget_fetched()
+            folder = tempfile.TemporaryDirectory(prefix="emo-")
+            objects.fetch(uri, Path(folder.name) / "source")
+            self._fetched = (uri, folder)
+        yield Path(self._fetched[1].name) / "source"
+
+    def _forget_fetched(self) -> None:
+        if self._fetched is not None:
+            self._fetched[1].cleanup()
+            self._fetched = None
 
 
 def content_hash(path: Path) -> str:
     """sha256 of the file. Raises OSError."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def ingest_source(
-    source: str, sha256: str, config: IngestConfig, encoder: AudioEncoder
-) -> Iterator[ClipRow | RejectionRow]:
-    """Every clip and every rejection of one source, in order of time.
-
-    What is wrong with the file itself becomes a rejection, here and only here; any other exception is a fault of ours.
-    """
-    try:
-        info = probe(Path(source))
-        verdict = judge_source(info, config.min_seconds, config.thresholds)
-        if verdict:
-            yield rejection(source, sha256, verdict, float(info.times[0]), info.seconds)
-        else:
-            yield from _clips(_watch(source, sha256, info, config), config, encoder)
-    except NoVideo as error:
-        yield rejection(source, sha256, Verdict(Reason.NO_VIDEO, str(error)))
-    except (Unreadable, DecoderFailed) as error:
-        yield rejection(source, sha256, Verdict(Reason.UNREADABLE, str(error)))
-
-
-def rejection(source: str, sha256: str, verdict: Verdict, start: float = 0.0, seconds: float = 0.0) -> RejectionRow:
-    """The row that says why a source, or a stretch of it, is no clip."""
-    return RejectionRow(
-        source=source,
-        source_sha256=sha256,
-        start_seconds=start,
-        end_seconds=start + seconds,
-        reason=verdict.reason.value,
-        measured=verdict.measured,
-        threshold=verdict.threshold,
-        detail=verdict.detail,
-    )
-
-
-def _watch(source: str, sha256: str, info: VideoInfo, config: IngestConfig) -> Watched:
-    """Look through the source with the first decoder that can read it."""
-    grid = info.at_rate(config.fps)
-    *preferred, last = decoders(info)
-    for decoder in preferred:
-        try:
-            seen = scan(info, grid, decoder, config.thresholds.rival_share)
-        except DecoderFailed:
-            continue  # the last one reads what can be read
-        return watched(source, sha256, info, grid, decoder, seen, config.fps)
-    seen = scan(info, grid, last, config.thresholds.rival_share)
-    return watched(source, sha256, info, grid, last, seen, config.fps)
-
-
-def _clips(source: Watched, config: IngestConfig, encoder: AudioEncoder) -> Iterator[ClipRow | RejectionRow]:
-    seen, fps, thresholds = source.scan, config.fps, config.thresholds
-    found = np.isfinite(seen.box[:, 0])
-    height = seen.box[:, 3] - seen.box[:, 1]
-    shortest, longest = round(config.min_seconds * fps), round(config.max_seconds * fps)
-
-    def refuse(verdict: Verdict, start: int, stop: int) -> RejectionRow:
-        begin = float(source.info.times[0]) + start / fps
-        return rejection(source.name, source.sha256, verdict, begin, (stop - start) / fps)
-
-    states = frame_states(seen.picture, found, seen.many, seen.shot, round(BRIDGE_SECONDS * fps))
-    for stretch in stretches(states, seen.shot):
-        verdict = judge_stretch(stretch, seen.counts, seen.tallest, fps, config.min_seconds, thresholds)
-        if verdict:
-            yield refuse(verdict, stretch.start, stretch.stop)
-            continue
-        stop = stretch.start
-        for start, stop in cut_into_clips(stretch.start, stretch.stop, shortest, longest):
-            known = found[start:stop]
-            size = float(np.median(height[start:stop][known])) if known.any() else 0.0
-            verdict = judge_clip(float(known.mean()), size, thresholds)
-            yield refuse(verdict, start, stop) if verdict else clip_row(source, start, stop, config, encoder)
-        if stop < stretch.stop:
-            rest = (stretch.stop - stop) / fps
-            short = Verdict(Reason.TOO_SHORT, "the rest of a stretch that was cut", rest, config.min_seconds)
-            yield refuse(short, stop, stretch.stop)

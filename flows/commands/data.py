@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from emo_data.cores import cores
 from emo_data.errors import UserError
 from flows.commands.options import DatasetArgument, Json, say
 
@@ -44,13 +45,28 @@ def ingest(
         str | None, typer.Option(metavar="REGEX", help="Its one group, found in a file's name, is who speaks.")
     ] = None,
     test_share: Annotated[float | None, typer.Option(help="Share of identities that are held out: 0.1.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Ray workers: one for each core; 0 does without Ray, in this process.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option(metavar="local|auto|HOST:PORT", help="A Ray of its own, the one of this machine, another.")
+    ] = "local",
+    listeners: Annotated[
+        int, typer.Option(min=0, help="Ray workers with a GPU each that do nothing but wav2vec2.")
+    ] = 0,
+    chunk_seconds: Annotated[
+        float | None, typer.Option(help="A longer source is worked at in parts, side by side: 300.")
+    ] = None,
+    retry_faults: Annotated[
+        bool, typer.Option("--retry-faults", help="Do again what crashed, hung or took all memory.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Videos become rows: find the face, crop, measure, hear, store. Again does only what is missing."""
     from pydantic import ValidationError
 
     from emo_data.ingest.config import IngestConfig
-    from emo_data.ingest.run import ingest
+    from emo_data.ingest.run import CrewOf, alone, ingest
     from flows.progress import progress
 
     given = {
@@ -62,6 +78,7 @@ def ingest(
         "audio_layers": None if audio_layers is None else _layers(audio_layers),
         "identity_pattern": identity_pattern,
         "test_share": test_share,
+        "chunk_seconds": chunk_seconds,
     }
     try:
         config = IngestConfig.model_validate({name: value for name, value in given.items() if value is not None})
@@ -69,11 +86,19 @@ def ingest(
         first = error.errors()[0]
         option = "".join(f"--{name} ".replace("_", "-") for name in first["loc"][:1])
         raise UserError(f"{option}{first['msg']}") from error
-    with progress("ingest") as report:
-        summary = ingest(sources, out, config, report)
+    if workers == 0:
+        if listeners or address != "local":
+            raise UserError("--workers 0 does without Ray: leave --address and --listeners out")
+        crew: CrewOf = alone
+    else:
+        from emo_data.ingest.on_ray import ray_crew
+
+        crew = ray_crew(workers or cores(), address, listeners)
+    summary = ingest(sources, out, config, crew=crew, phase=progress, retry_faults=retry_faults)
     lines = [f"{summary.clips} clips ({summary.hours * 3600:.0f} s) from {summary.sources} sources added to {out}"]
     lines += [f"{summary.already_done} sources were done before"] if summary.already_done else []
-    lines += [f"{summary.duplicates} sources are copies of others"] if summary.duplicates else []
+    lines += [f"{len(summary.copies)} sources are copies of others"] if summary.copies else []
+    lines += [f"{summary.changed} sources changed while they were read; call again"] if summary.changed else []
     lines += [f"rejected, {reason}: {count}" for reason, count in summary.rejections.items()]
     say(summary.model_dump(), lines, as_json)
 

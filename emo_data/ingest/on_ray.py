@@ -1,0 +1,132 @@
+"""Workers as Ray Data actors: a local Ray by default, any cluster by its address.
+
+Only chunk specs and receipts travel; rows go from the actor that made them to the dataset. Where a second pool listens
+on GPUs, the rows of a chunk (never its frames) pass through the object store once.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy, DataContext, Dataset
+
+from emo_data.ingest import child
+from emo_data.ingest.plan import Chunk, Survey
+from emo_data.ingest.run import Crew, CrewOf
+from emo_data.ingest.worker import Looked, Receipt, Setup, Worker
+
+_MEMORY_PER_WORKER = 3 * 2**30
+"""Bytes that Ray counts for a worker and its child: 1.5 GiB usual, and room for large pictures."""
+_OBJECT_STORE = 512 * 2**20
+_MOST_BLOCKS = 10_000
+_TASK_RETRIES = 5
+"""Of a worker that died: more than the ledger allows, so that the ledger has the last word."""
+_QUIET_SECONDS = 3 * 3600.0
+"""Without any progress for so long Ray Data gives up; longer than any chunk's own limit."""
+
+
+def ray_crew(workers: int, address: str = "local", listeners: int = 0) -> CrewOf:
+    """A crew of `workers` actors; with `listeners`, as many more with a GPU each compute the audio features."""
+
+    @contextmanager
+    def crew(setup: Setup) -> Iterator[Crew]:
+        with _connected(address, workers):
+            yield _RayCrew(setup, workers, listeners)
+
+    return crew
+
+
+@contextmanager
+def _connected(address: str, workers: int) -> Iterator[None]:
+    """A Ray that is there already is used as it is, and left alone."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if address == "local":
+        ray.init(
+            "local",
+            num_cpus=max(workers, 1) + 1,  # Ray Data's own tasks need a place, too
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE,
+            **quiet,
+        )
+    else:
+        ray.init(address, **quiet)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+class _RayCrew:
+    def __init__(self, setup: Setup, workers: int, listeners: int) -> None:
+        self._setup, self._workers, self._listeners = setup, workers, listeners
+
+    def survey(self, uris: list[str]) -> Iterator[tuple[str, Survey]]:
+        rows = [json.dumps(uri) for uri in uris]  # names need not be UTF-8, columns must be
+        for answer in self._mapped(_specs(rows), _SurveyActor, self._workers):
+            yield json.loads(answer["spec"]), Survey.from_json(answer["survey"])
+
+    def ingest(self, chunks: list[Chunk]) -> Iterator[Receipt]:
+        specs = _specs([json.dumps(asdict(chunk)) for chunk in chunks])
+        if not self._listeners:
+            answers = self._mapped(specs, _IngestActor, self._workers)
+        else:
+            looked = self._pool(specs, _LookActor, self._workers)
+            answers = self._mapped(looked, _HearActor, self._listeners, num_gpus=1)
+        for answer in answers:
+            yield Receipt.from_json(answer["receipt"])
+
+    def _mapped(self, rows: Dataset, actor: type, size: int, **resources: Any) -> Iterator[dict[str, Any]]:
+        yield from self._pool(rows, actor, size, **resources).iter_rows()
+
+    def _pool(self, rows: Dataset, actor: type, size: int, **resources: Any) -> Dataset:
+        return rows.map(
+            actor,
+            fn_constructor_args=(self._setup,),
+            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
+            num_cpus=None if resources else 1,
+            memory=_MEMORY_PER_WORKER,
+            max_restarts=-1,
+            max_task_retries=_TASK_RETRIES,
+            **resources,
+        )
+
+
+def _specs(rows: list[str]) -> Dataset:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return ray.data.from_items([{"spec": row} for row in rows], override_num_blocks=min(len(rows), _MOST_BLOCKS))
+
+
+class _Actor:
+    def __init__(self, setup: Setup) -> None:
+        self._worker = Worker(setup)
+
+
+class _SurveyActor(_Actor):
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"spec": row["spec"], "survey": self._worker.survey(json.loads(row["spec"])).to_json()}
+
+
+class _IngestActor(_Actor):
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"receipt": self._worker.ingest(Chunk(**json.loads(row["spec"]))).to_json()}
+
+
+class _LookActor(_Actor):
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        looked = self._worker.look(Chunk(**json.loads(row["spec"])))
+        return {"spec": row["spec"], "tables": b"" if looked.tables is None else child.packed(*looked.tables)}
+
+
+class _HearActor(_Actor):
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        tables = child.tables(row["tables"]) if row["tables"] else None
+        return {"receipt": self._worker.hear_and_write(Looked(Chunk(**json.loads(row["spec"])), tables)).to_json()}
