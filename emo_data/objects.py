@@ -11,6 +11,7 @@ import os
 import random
 import re
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -154,7 +155,7 @@ class Folder:
         target = self._path(name)
         folder, last = os.path.split(target)
         os.makedirs(folder, exist_ok=True)
-        unfinished = os.path.join(folder, f".{last}.{os.getpid()}")
+        unfinished = os.path.join(folder, f".{last}.{uuid.uuid4().hex}")  # writers may be threads, or machines
         try:
             with open(unfinished, "wb") as stream:
                 stream.write(data)

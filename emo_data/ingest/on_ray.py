@@ -6,6 +6,7 @@ on GPUs, the rows of a chunk (never its frames) pass through the object store on
 
 import json
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -23,10 +24,6 @@ _MEMORY_PER_WORKER = 3 * 2**30
 """Bytes that Ray counts for a worker and its child: 1.5 GiB usual, and room for large pictures."""
 _OBJECT_STORE = 512 * 2**20
 _MOST_BLOCKS = 10_000
-_TASK_RETRIES = 5
-"""Of a worker that died: more than the ledger allows, so that the ledger has the last word."""
-_QUIET_SECONDS = 3 * 3600.0
-"""Without any progress for so long Ray Data gives up; longer than any chunk's own limit."""
 
 
 def ray_crew(workers: int, address: str = "local", listeners: int = 0) -> CrewOf:
@@ -48,6 +45,8 @@ def _connected(address: str, workers: int) -> Iterator[None]:
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports answer only those who know the token
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
             "local",
             num_cpus=max(workers, 1) + 1,  # Ray Data's own tasks need a place, too
@@ -85,6 +84,7 @@ class _RayCrew:
     def _mapped(self, rows: Dataset, actor: type, size: int, **resources: Any) -> Iterator[dict[str, Any]]:
         yield from self._pool(rows, actor, size, **resources).iter_rows()
 
+    # Ray retries without end what its worker died of: how often a chunk may do that, the ledger decides.
     def _pool(self, rows: Dataset, actor: type, size: int, **resources: Any) -> Dataset:
         return rows.map(
             actor,
@@ -92,16 +92,13 @@ class _RayCrew:
             compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
             num_cpus=None if resources else 1,
             memory=_MEMORY_PER_WORKER,
-            max_restarts=-1,
-            max_task_retries=_TASK_RETRIES,
             **resources,
         )
 
 
 def _specs(rows: list[str]) -> Dataset:
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # the progress shown is ours
+    DataContext.get_current().enable_progress_bars = False
     return ray.data.from_items([{"spec": row} for row in rows], override_num_blocks=min(len(rows), _MOST_BLOCKS))
 
 

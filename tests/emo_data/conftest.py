@@ -2,6 +2,7 @@
 
 import json
 import wave
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,18 @@ def ingested(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Da
     copy.write_bytes((sample / "clips" / "look0_000.mp4").read_bytes())
     (sample / "clips" / "broken.mp4").write_text("this is no video")
     out, told = str(tmp_path_factory.mktemp("dataset") / "data"), []
-    summary = ingest([str(sample / "clips")], out, CONFIG, lambda done, total, message: told.append(message))
+    summary = ingest([str(sample / "clips")], out, CONFIG, phase=telling(told))
     return Dataset.open(out), summary, told
+
+
+def telling(told):
+    """A phase that writes down all that is said: (phase, done, total, note)."""
+
+    @contextmanager
+    def phase(name):
+        yield lambda done, total, note: told.append((name, done, total, note))
+
+    return phase
 
 
 @pytest.fixture(scope="session")

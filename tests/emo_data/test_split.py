@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from emo_data.ingest.accept import Thresholds, judge_clip, judge_stretch, sound_state
-from emo_data.ingest.split import CutDetector, State, Stretch, cut_into_clips, frame_states, steady_many, stretches
+from emo_data.ingest.split import (
+    CutDetector,
+    Span,
+    State,
+    Stretch,
+    cut_into_clips,
+    frame_states,
+    own_part,
+    steady_many,
+    stretches,
+)
 from emo_data.schema import Reason, SoundState
 
 THRESHOLDS = Thresholds()
@@ -99,6 +109,28 @@ def test_reasons_carry_what_was_measured():
 
 
 def test_sound_is_marked():
-    assert sound_state(False, float("-inf"), THRESHOLDS) is SoundState.ABSENT
-    assert sound_state(True, -80.0, THRESHOLDS) is SoundState.SILENT
-    assert sound_state(True, -20.0, THRESHOLDS) is SoundState.VOICE
+    moves, rests = np.array([0.0, 0.1] * 5), np.full(10, 0.02)
+    assert sound_state(False, float("-inf"), 0.0, moves, THRESHOLDS) is SoundState.ABSENT
+    assert sound_state(True, -20, 0.9, rests, THRESHOLDS) is SoundState.FOREIGN
+    assert sound_state(True, -20, 0.1, rests, THRESHOLDS) is SoundState.VOICE  # nobody says much
+    assert sound_state(True, -80.0, 0.0, moves, THRESHOLDS) is SoundState.SILENT
+    assert sound_state(True, -20.0, 0.9, moves, THRESHOLDS) is SoundState.VOICE
+
+
+@pytest.mark.parametrize("start,stop", [(10, 200), (60, 140), (90, 103), (97, 110), (97, 200), (10, 103), (100, 130)])
+def test_a_border_between_chunks_costs_no_clip(start, stop):
+    """Whatever lies on the border goes to one of its sides whole, or is parted into two that are long enough."""
+    unit, border, shortest = Span(0, 300), 100, 10
+    whole = Stretch(start, stop, State.ONE)
+    parts = [own_part(whole, own, unit, shortest) for own in (Span(0, border), Span(border, 300))]
+    parts = [part for part in parts if part]
+    assert [frame for part in parts for frame in range(part.start, part.stop)] == list(range(start, stop))
+    assert len(parts) == 1 or all(part.stop - part.start >= shortest for part in parts)
+    gap = [own_part(Stretch(start, stop, State.GAP), own, unit, shortest) for own in (Span(0, 100), Span(100, 300))]
+    assert sum(part.stop - part.start for part in gap if part) == stop - start
+
+
+def test_a_part_of_a_source_has_no_neighbours():
+    """Its own ends are ends: what lies beyond belongs to nobody."""
+    whole = Stretch(0, 400, State.ONE)
+    assert own_part(whole, Span(0, 400), Span(0, 400), 10) == whole

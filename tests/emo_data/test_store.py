@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from emo_data.errors import UserError
-from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, SCHEMA_VERSION
+from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, SCHEMA_VERSION, table_of
 from emo_data.store import Dataset
 
 FRAMES = 5
@@ -29,7 +29,7 @@ def clip(number):
 
 
 def rejection(source):
-    row = {"source": source, "source_sha256": "s", "start_seconds": 0.0, "end_seconds": 1.0}
+    row = {"source": source, "source_sha256": "s", "start_seconds": 0.0, "end_seconds": 1.0, "picture": None}
     return row | {"reason": "no_face", "measured": None, "threshold": 0.5, "detail": "none"}
 
 
@@ -72,9 +72,12 @@ def test_only_the_columns_asked_for_are_read(dataset):
 
 def test_what_no_commit_names_is_not_there(dataset, url):
     before = dataset.clips(["clip_id"])[1].num_rows
-    dataset._write_rows("clips/z.parquet", [clip(9)], CLIP_SCHEMA)  # a writer that died before its commit
+    # A writer that died before its commit.
+    dataset.write_piece("z", 0, table_of([clip(9)], CLIP_SCHEMA), REJECTION_SCHEMA.empty_table())
     assert Dataset.open(url).clips(["clip_id"])[1].num_rows == before
     assert Dataset.open(url).verify() == []
+    assert dataset.sweep() == 1 and dataset.sweep() == 0
+    assert Dataset.open(url).verify() == [] and Dataset.open(url).clips(["clip_id"])[1].num_rows == before
 
 
 def test_a_source_written_again_replaces_itself(dataset, url):
@@ -83,8 +86,10 @@ def test_a_source_written_again_replaces_itself(dataset, url):
 
 
 def test_equal_rows_make_equal_files(dataset):
-    first = dataset._write_rows("clips/x.parquet", [clip(1)], CLIP_SCHEMA)
-    assert dataset._write_rows("clips/y.parquet", [clip(1)], CLIP_SCHEMA).sha256 == first.sha256
+    first, second = (
+        dataset.write_piece(key, 0, table_of([clip(1)], CLIP_SCHEMA), REJECTION_SCHEMA.empty_table()) for key in "xy"
+    )
+    assert first.clips.sha256 == second.clips.sha256 and first.clips.path != second.clips.path
 
 
 def test_other_software_can_open_it(tmp_path):
@@ -116,14 +121,16 @@ def test_damage_is_found(tmp_path):
     for key in "abc":
         made.write_source(key, "one.mp4", "s", [clip(1)], [rejection("one.mp4")])
     clips, rejections = tmp_path / "d" / "clips", tmp_path / "d" / "rejections"
-    data = bytearray((clips / "a.parquet").read_bytes())
+    (damaged,), (lost,) = clips.glob("a-*"), rejections.glob("b-*")
+    data = bytearray(damaged.read_bytes())
     data[100] ^= 1
-    (clips / "a.parquet").write_bytes(data)
-    (rejections / "b.parquet").unlink()
+    damaged.write_bytes(data)
+    lost.unlink()
     (tmp_path / "d" / "commits" / "c.json").write_text("{}")
     told = Dataset.open(str(tmp_path / "d")).verify()
     assert len(told) == 3
-    assert "clips/a.parquet: checksum" in told[0] and "rejections/b.parquet: missing" in told[1] and "c.json" in told[2]
+    assert f"clips/{damaged.name}: checksum" in told[0] and f"rejections/{lost.name}: missing" in told[1]
+    assert "c.json" in told[2]
 
 
 def test_a_reader_refuses_what_it_does_not_know(tmp_path):
@@ -160,9 +167,9 @@ def test_a_folder_with_the_signs_of_a_pattern_is_a_folder(tmp_path):
 def test_a_missing_or_damaged_object_is_named(tmp_path):
     made = Dataset.create(str(tmp_path / "d"), {})
     made.write_source("a", "one.mp4", "s", [clip(1)], [])
-    stored = tmp_path / "d" / "clips" / "a.parquet"
+    (stored,) = (tmp_path / "d" / "clips").glob("a-*")
     stored.write_bytes(b"PAR1 no more")
-    with pytest.raises(UserError, match=r"clips/a\.parquet is missing or damaged"):
+    with pytest.raises(UserError, match=r"clips/a-.*\.parquet is missing or damaged"):
         made.clips(["clip_id"])
     stored.unlink()
     with pytest.raises(UserError, match="emo data verify"):
