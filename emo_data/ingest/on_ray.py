@@ -6,7 +6,6 @@ on GPUs, the rows of a chunk (never its frames) pass through the object store on
 
 import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -39,14 +38,12 @@ def ray_crew(workers: int, address: str = "local", listeners: int = 0) -> CrewOf
 
 @contextmanager
 def _connected(address: str, workers: int) -> Iterator[None]:
-    """A Ray that is there already is used as it is, and left alone."""
+    """A Ray that is there already is used as it is, and left alone. One of our own asks for a token that it makes."""
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == "local":
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # its ports answer only those who know the token
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         ray.init(
             "local",
             num_cpus=max(workers, 1) + 1,  # Ray Data's own tasks need a place, too
@@ -68,36 +65,33 @@ class _RayCrew:
 
     def survey(self, uris: list[str]) -> Iterator[tuple[str, Survey]]:
         rows = [json.dumps(uri) for uri in uris]  # names need not be UTF-8, columns must be
-        for answer in self._mapped(_specs(rows), _SurveyActor, self._workers):
+        for answer in self._pool(_specs(rows), _SurveyActor, min(self._workers, len(rows))).iter_rows():
             yield json.loads(answer["spec"]), Survey.from_json(answer["survey"])
 
     def ingest(self, chunks: list[Chunk]) -> Iterator[Receipt]:
-        specs = _specs([json.dumps(asdict(chunk)) for chunk in chunks])
+        specs, workers = _specs([json.dumps(asdict(chunk)) for chunk in chunks]), min(self._workers, len(chunks))
         if not self._listeners:
-            answers = self._mapped(specs, _IngestActor, self._workers)
+            answers = self._pool(specs, _IngestActor, workers)
         else:
-            looked = self._pool(specs, _LookActor, self._workers)
-            answers = self._mapped(looked, _HearActor, self._listeners, num_gpus=1)
-        for answer in answers:
+            looked = self._pool(specs, _LookActor, workers)
+            answers = self._pool(looked, _HearActor, min(self._listeners, len(chunks)), num_gpus=1)
+        for answer in answers.iter_rows():
             yield Receipt.from_json(answer["receipt"])
 
-    def _mapped(self, rows: Dataset, actor: type, size: int, **resources: Any) -> Iterator[dict[str, Any]]:
-        yield from self._pool(rows, actor, size, **resources).iter_rows()
-
     # Ray retries without end what its worker died of: how often a chunk may do that, the ledger decides.
-    def _pool(self, rows: Dataset, actor: type, size: int, **resources: Any) -> Dataset:
+    def _pool(self, rows: Dataset, actor: type, size: int, num_gpus: int = 0) -> Dataset:
         return rows.map(
             actor,
             fn_constructor_args=(self._setup,),
             compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
-            num_cpus=None if resources else 1,
+            num_cpus=0 if num_gpus else 1,
+            num_gpus=num_gpus,
             memory=_MEMORY_PER_WORKER,
-            **resources,
         )
 
 
 def _specs(rows: list[str]) -> Dataset:
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # the progress shown is ours
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # the progress shown is ours
     DataContext.get_current().enable_progress_bars = False
     return ray.data.from_items([{"spec": row} for row in rows], override_num_blocks=min(len(rows), _MOST_BLOCKS))
 

@@ -18,10 +18,8 @@ WAYS = {
 _SITE = '''
 import sys
 
-def _install():
+def _wrap(video):
     import ctypes, os, time
-    import emo_data.video as video
-    import emo_data.ingest.watch as watch
     honest = video.probe
 
     def probe(path, beat=lambda: None):
@@ -51,20 +49,22 @@ def _install():
                 beat()
         return honest(path, beat)
 
-    watch.probe = video.probe = probe
+    video.probe = probe
 
 class _Finder:
-    """Waits until the child's module is about to be imported, and wraps what it uses then."""
-
     def find_spec(self, name, path=None, target=None):
-        if name == "emo_data.ingest.watch" and not self.busy:
-            self.busy = True
-            import importlib
-            importlib.import_module(name)
-            _install()
-        return None
+        if name != "emo_data.video":
+            return None
+        from importlib.machinery import PathFinder
+        spec = PathFinder.find_spec(name, path)
+        honest = spec.loader.exec_module
 
-    busy = False
+        def exec_module(module):
+            honest(module)
+            _wrap(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
 
 if "emo_data.ingest.child" in sys.orig_argv:
     sys.meta_path.insert(0, _Finder())
