@@ -129,15 +129,20 @@ def make_sources(clips: list[Path], folder: Path) -> Path:
     return folder
 
 
-def run_ingest(sources: list[str], out: str, folder: Path, kill: Kill, workers: int) -> int:
-    """`emo ingest` in a process of its own; its exit code."""
+def watched_writes(folder: Path, kill: Kill) -> dict[str, str]:
+    """What to put into the environment of a process, so that it logs its writes to writes.log and dies as planned."""
     site = folder / "site"
     site.mkdir(parents=True, exist_ok=True)
     (site / "sitecustomize.py").write_text(_SITE)
     plan = {**vars(kill), "done": str(folder / f"done-{hash(kill) & 0xFFFFFF:06x}"), "log": str(folder / "writes.log")}
+    return {"PYTHONPATH": str(site), "EMO_TEST_KILL": json.dumps(plan)}
+
+
+def run_ingest(sources: list[str], out: str, folder: Path, kill: Kill, workers: int) -> int:
+    """`emo ingest` in a process of its own; its exit code."""
     code = "from flows.cli import main; main()"
     command = [sys.executable, "-c", code, "ingest", *sources, "--out", out, *OPTIONS, "--workers", str(workers)]
-    environment = {**os.environ, "PYTHONPATH": str(site), "EMO_TEST_KILL": json.dumps(plan)}
+    environment = {**os.environ, **watched_writes(folder, kill)}
     done = subprocess.run(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=600, check=False
     )

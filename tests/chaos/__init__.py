@@ -1,0 +1,1 @@
+"""The long kill and load tests: `make chaos`."""
