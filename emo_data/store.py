@@ -182,6 +182,11 @@ class Dataset:
         places = [Place(stored.path, row) for stored in objects for row in range(stored.rows)]
         return places, self._table(objects, CLIP_SCHEMA, columns)
 
+    def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of all clips, object by object: for what does not fit into memory at once."""
+        for stored in self._objects("clips"):
+            yield self._table([stored], CLIP_SCHEMA, columns)
+
     def read_clip(self, place: Place, columns: Sequence[str]) -> dict[str, Any]:
         """Some columns of one clip; arrays come as numpy, the video as bytes."""
         with self._object(place.path) as stream:

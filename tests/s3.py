@@ -1,4 +1,4 @@
-"""An S3 server on loopback, and a small proxy before it that spoils requests: 503, resets, slow and truncated answers."""
+"""An S3 server on loopback, and before it a proxy that spoils requests: 503, resets, slow and truncated answers."""
 
 import contextlib
 import os

@@ -31,6 +31,10 @@ class Thresholds(BaseModel):
     """A second face counts from this share of the first one's height on; people far behind do not."""
     silent_below: float = -60.0
     """dBFS; a clip's sound below it is marked silent."""
+    min_sync_confidence: float = 3.0
+    """Of a judge in the manner of SyncNet, where one is given."""
+    max_sync_offset: float = Field(0.24, ge=0)
+    """Seconds, likewise."""
     still_mouth: float = Field(0.004, ge=0)
     """Face heights. Where the opening of the mouth varies less (standard deviation) while something is heard for at
     least half of the time, the voice is marked as somebody else's."""

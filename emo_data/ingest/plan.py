@@ -5,6 +5,7 @@ Frames are numbered at the dataset's rate from the source's first picture on. Pu
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Self
 
@@ -114,8 +115,11 @@ def _milliseconds(seconds: float | None) -> str:
 def chunks_of(unit: Unit, stamp: str, survey: Survey, key: str, config: IngestConfig) -> list[Chunk] | Verdict:
     """Equal chunks, or why the unit has none."""
     fps = config.fps
-    first = 0 if unit.start is None else min(max(round((unit.start - survey.begin) * fps), 0), survey.frames)
-    last = survey.frames if unit.end is None else min(max(round((unit.end - survey.begin) * fps), 0), survey.frames)
+    first, last = 0, survey.frames  # of a part, the frames that are wholly in it
+    if unit.start is not None:
+        first = min(max(math.ceil((unit.start - survey.begin) * fps - 1e-6), 0), survey.frames)
+    if unit.end is not None:
+        last = min(max(math.floor((unit.end - survey.begin) * fps + 1e-6), 0), survey.frames)
     if last - first < config.min_seconds * fps - 0.5:
         seconds = max(last - first, 0) / fps
         return Verdict(Reason.TOO_SHORT, "the part that was named is too short", seconds, config.min_seconds)

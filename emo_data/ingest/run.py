@@ -25,6 +25,7 @@ from emo_data.ingest.lease import Lease, leased
 from emo_data.ingest.ledger import Ledger
 from emo_data.ingest.plan import Chunk, Survey, Unit, chunks_of, unit_key
 from emo_data.ingest.sources import find_units
+from emo_data.ingest.sync import Judge
 from emo_data.ingest.watch import rejection
 from emo_data.ingest.worker import Receipt, Setup, Worker
 from emo_data.schema import CLIP_SCHEMA, FAULTS, REJECTION_SCHEMA, table_of
@@ -145,19 +146,21 @@ def ingest(
     crew: CrewOf = alone,
     phase: Phase = _silence,
     limits: Limits | None = None,
+    judge: Callable[[], Judge] | None = None,
     retry_faults: bool = False,
 ) -> IngestSummary:
     """Add every clip in the sources to the dataset `out`; safe to call again, it does only what is missing.
 
     sources: video files, folders (searched through), globs, `s3://` prefixes and manifests, see sources.py.
-    retry_faults: do sources again that brought our programs down. UserError for bad usage, and where another ingestion
-    is writing this dataset.
+    judge: makes what judges whether mouth and sound go together, see sync.py. retry_faults: do sources again that
+    brought our programs down. UserError for bad usage, and where another ingestion is writing this dataset.
     """
     units = find_units(sources, config)
     encoder = AudioEncoder.load(config.audio_model, config.audio_layers)
     form = config.model_dump(mode="json") | {"audio_layers": encoder.layers, "audio_extractor": encoder.fingerprint}
+    form |= {"sync_judge": judge().name if judge else None}
     dataset = Dataset.create(out, form)
-    setup = Setup(out, uuid.uuid4().hex, config, encoder.fingerprint, limits or Limits())
+    setup = Setup(out, uuid.uuid4().hex, config, encoder.fingerprint, limits or Limits(), judge)
     with leased(dataset.folder) as lease, crew(setup) as hands:
         with phase("survey") as report:
             stamps, surveys = _surveys(units, dataset, hands, retry_faults, report)

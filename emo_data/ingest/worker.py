@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,6 +30,7 @@ from emo_data.ingest.hear import hear
 from emo_data.ingest.ledger import Ledger
 from emo_data.ingest.plan import Chunk, Survey
 from emo_data.ingest.sources import is_remote
+from emo_data.ingest.sync import Judge, judged
 from emo_data.ingest.watch import rejection
 from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, Reason, table_of
 from emo_data.store import Dataset, Piece
@@ -37,13 +38,14 @@ from emo_data.store import Dataset, Piece
 
 @dataclass(frozen=True)
 class Setup:
-    """What every worker of a run must know. extractor: fingerprint of the audio encoder."""
+    """What every worker of a run must know. extractor: fingerprint of the audio encoder; judge: see sync.py."""
 
     url: str
     run: str
     config: IngestConfig
     extractor: str
     limits: Limits
+    judge: Callable[[], Judge] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ class Worker:
             return Receipt(looked.chunk, None)
         clips, rejections = looked.tables
         chunk = looked.chunk
+        if self._judge is not None:
+            clips, rejections = judged(clips, rejections, self._judge, self._setup.config.thresholds)
         if clips.num_rows:
             clips = hear(clips, self._encoder)
         piece = self._dataset.write_piece(chunk.key, chunk.piece, clips, rejections)
@@ -148,6 +152,10 @@ class Worker:
             raise UserError(f"audio model {config.audio_model}: is another one here than where the run was started")
         encoder.model.to(torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu"))
         return encoder
+
+    @cached_property
+    def _judge(self) -> Judge | None:
+        return self._setup.judge() if self._setup.judge else None
 
     def _ask(self, request: bytes, seconds: float) -> tuple[bytes, bytes]:
         """A second try for a child that died: what killed it may have been meant for another."""

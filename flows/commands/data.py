@@ -115,16 +115,41 @@ def info(dataset: DatasetArgument, as_json: Json = False) -> None:
     lines += [f"{split}: {n['clips']} clips, {n['identities']} identities" for split, n in found["splits"].items()]
     lines += [f"sound {state}: {count}" for state, count in found["sound"].items()]
     lines += [f"rejected, {reason}: {count}" for reason, count in found["rejections"].items()]
+    edges, frames = found["speeds"]["edges"], found["speeds"]["frames"]
+    if any(frames):
+        lines += ["head speed, degrees per frame:"]
+        lines += [
+            f"  {low:4.1f} - {high:4.1f}  {count / sum(frames):6.1%}  {'#' * round(50 * count / max(frames))}"
+            for low, high, count in zip(edges, edges[1:], frames, strict=False)
+        ]
     say(found, lines, as_json)
+
+
+@data.command()
+def report(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option(metavar="HTML", help="The page that is written.")],
+    most: Annotated[int, typer.Option(min=1, help="Clips, and rejections of each reason, to show.")] = 60,
+    as_json: Json = False,
+) -> None:
+    """A page of pictures: what was accepted, and what was rejected and why."""
+    from emo_data.dataset.report import write_report
+
+    if out.suffix.lower() not in (".html", ".htm") or not out.parent.is_dir():
+        raise UserError(f"--out {out}: must end in .html and lie in a folder that exists")
+    pictures = write_report(dataset, out, most)
+    say({"report": str(out), "pictures": pictures}, [f"{pictures} pictures in {out}"], as_json)
 
 
 @data.command()
 def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
     """Read every commit record, checksum and schema again; exit code 1 if anything is wrong."""
     from emo_data.store import Dataset
+    from flows.progress import progress
 
     opened = Dataset.open(dataset)
-    problems = opened.verify()
+    with progress("verify") as told:
+        problems = opened.verify(told)
     sources = len(opened.commits()) if not problems else None
     say({"dataset": dataset, "problems": problems}, problems or [f"{sources} sources, nothing is wrong"], as_json)
     if problems:

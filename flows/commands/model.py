@@ -101,6 +101,40 @@ def generate(
 
 
 @bench.command()
+def ingest(
+    sources: Annotated[
+        list[str] | None, typer.Argument(metavar="[SOURCE…]", help="Videos with one face; else some made in code.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=32, help="Pixels per side of the stored picture.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1, help="Each figure is the least of so many.")] = 3,
+    workers: Annotated[int | None, typer.Option(min=2, help="How many are set against one: all cores.")] = None,
+    audio_model: Annotated[
+        str | None, typer.Option(metavar="DIR|ID|tiny", help="Else a wav2vec2-base with random weights.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The whole line of ingestion against its bare kernels, and how both scale."""
+    import tempfile
+
+    from emo_data.bench import bench_ingest
+    from emo_data.synthetic import write_sample
+    from flows.progress import progress
+
+    with tempfile.TemporaryDirectory() as folder, progress("bench") as report:
+        if not sources:
+            write_sample(Path(folder), clips=3, seconds=6, seed=0, size=512)
+            sources = [f"{folder}/clips"]
+        found = bench_ingest(sources, size, rounds, workers or max(cores(), 2), audio_model, report).model_dump()
+    lines = [f"{name:36s}{1000 * value:8.2f} ms per frame" for name, value in found["seconds_per_frame"].items()]
+    lines += [
+        f"{name:36s}{value:8.2f}" if isinstance(value, float) else f"{name:36s}{value}"
+        for name, value in found.items()
+        if name != "seconds_per_frame"
+    ]
+    say(found, lines, as_json)
+
+
+@bench.command()
 def model(
     size: Annotated[
         int | None, typer.Option(min=128, help="Pixels per side: 512, and 256 where there is only a CPU.")

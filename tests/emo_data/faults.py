@@ -15,7 +15,7 @@ WAYS = {
     "raise": Reason.FAILED,
 }
 
-_SITE = '''
+_SITE = """
 import sys
 
 def _wrap(video):
@@ -68,7 +68,7 @@ class _Finder:
 
 if "emo_data.ingest.child" in sys.orig_argv:
     sys.meta_path.insert(0, _Finder())
-'''
+"""
 
 
 def misbehaving(monkeypatch, tmp_path):

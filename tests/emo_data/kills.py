@@ -17,7 +17,7 @@ from emo_data.schema import CLIP_SCHEMA
 from emo_data.store import Dataset
 from emo_data.video import encode_video, probe, read_pictures
 
-_SITE = '''
+_SITE = """
 import json, os, signal, sys
 
 _PLAN = json.loads(os.environ["EMO_TEST_KILL"])
@@ -99,7 +99,7 @@ class _Finder:
         return spec
 
 sys.meta_path.insert(0, _Finder())
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Kill:
 
 
 NOBODY = Kill("nobody", "")
-OPTIONS = "--size 64 --audio-model tiny --min-seconds 1 --max-seconds 2 --chunk-seconds 8".split()
+OPTIONS = ["--size", "64", "--audio-model", "tiny", "--min-seconds", "1", "--max-seconds", "2", "--chunk-seconds", "8"]
 
 
 def make_sources(clips: list[Path], folder: Path) -> Path:
@@ -172,5 +172,7 @@ def content(url: str) -> dict[str, object]:
 
 
 def _digest(row: dict[str, object]) -> str:
-    values = {name: value.tobytes().hex() if isinstance(value, np.ndarray) else repr(value) for name, value in row.items()}
+    values = {
+        name: value.tobytes().hex() if isinstance(value, np.ndarray) else repr(value) for name, value in row.items()
+    }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -45,7 +45,11 @@ def test_whatever_happens_to_the_child_is_told_in_time_and_the_next_file_is_read
 
 def test_the_child_is_told_apart_by_what_it_said_last(sample, monkeypatch, tmp_path):
     misbehaving(monkeypatch, tmp_path)
-    for way, told in {"crash": r"SIGSEGV\): the last words", "raise": "ZeroDivisionError", "hang": "without progress"}.items():
+    for way, told in {
+        "crash": r"SIGSEGV\): the last words",
+        "raise": "ZeroDivisionError",
+        "hang": "without progress",
+    }.items():
         (tmp_path / f"{way}.mp4").write_bytes(b"x")
         with Contained(LIMITS) as contained, pytest.raises(Fault, match=told):
             ask(contained, tmp_path / f"{way}.mp4")

@@ -56,9 +56,7 @@ def test_a_file_ends_as_its_kind_says(result, kind):
     frames = round((SECONDS - kind.shorter) * 25)
     assert row["frames"] == frames and row["detection_rate"] == 1 and row["sound_state"] == "voice"
     skipped = good["frames"] - frames
-    ours, theirs = (
-        np.array([picture.mean(axis=2) for picture in decode_clip(one["video"])]) for one in (row, good)
-    )
+    ours, theirs = (np.array([picture.mean(axis=2) for picture in decode_clip(one["video"])]) for one in (row, good))
     assert np.abs(ours - theirs[skipped:]).mean() < 8  # upright, in time, square pixels
     assert np.corrcoef(row["mouth_opening"], good["mouth_opening"][skipped:])[0, 1] > 0.9
     assert row["mouth_sound_correlation"] > 0.85

@@ -99,7 +99,17 @@ def test_bad_files_end_as_they_should(result):
     for name, reason in reasons.items():
         assert not clips[name] and {row["reason"] for row in rejections[name]} == {reason}, name
         assert all(row["detail"] for row in rejections[name])
-    usable = {"v02": 2.84, "v09": 5.0, "v17": 5.0, "v18": 5.0, "v22": 3.0, "v27": 5.0, "v29": 5.0, "v30": 5.0, "v34": 2.0}
+    usable = {
+        "v02": 2.84,
+        "v09": 5.0,
+        "v17": 5.0,
+        "v18": 5.0,
+        "v22": 3.0,
+        "v27": 5.0,
+        "v29": 5.0,
+        "v30": 5.0,
+        "v34": 2.0,
+    }
     for name, seconds in usable.items():
         assert not rejections[name], name
         assert sum(row["frames"] for row in clips[name]) / 25 == pytest.approx(seconds, abs=0.05), name
