@@ -1,6 +1,6 @@
 # One word each; `make help` lists them. Every path is relative, so the checkout may lie in a folder with spaces.
 .POSIX:
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test chaos check format clean
 
 SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 READY = .venv/.ready
@@ -32,6 +32,9 @@ demo: $(READY) ## the whole road on this machine, from nothing to build/demo/tal
 
 test: $(READY) ## the tests
 	.venv/bin/python -m pytest
+
+chaos: $(READY) ## the long kill and load tests: an hour and a half on two cores
+	.venv/bin/python -m pytest -s tests/chaos/*.py
 
 check: $(READY) ## format, lint, types, import contracts
 	.venv/bin/ruff format --check .

@@ -57,7 +57,26 @@ def packets(container: Any, stream: Any) -> Iterator[av.Packet]:
 
 def frames_of(packet: Any) -> Iterator[Any]:
     """What one packet decodes to; a corrupt packet gives nothing, and its moment in time stays without a picture."""
+    return (frame for frame in _decoded(packet) if frame is not None)
+
+
+def undamaged_frames(stream_packets: Iterable[Any]) -> Iterator[Any]:
+    """What all packets decode to but what is damaged: a frame that is corrupt, or leans on one that is.
+
+    A picture is coded as what has changed since others; after damage only a key frame begins anew, and until then
+    faces are smeared.
+    """
+    whole = True
+    for packet in stream_packets:
+        for frame in _decoded(packet):
+            whole = frame is not None and not frame.is_corrupt and (whole or frame.key_frame)
+            if whole:
+                yield frame
+
+
+def _decoded(packet: Any) -> Iterator[Any | None]:
+    """The frames of a packet, then None if some could not be decoded."""
     try:
         yield from packet.decode()
     except av.error.InvalidDataError:
-        return
+        yield None

@@ -16,7 +16,7 @@ from typing import Literal
 import av
 import numpy as np
 
-from emo_data.container import chosen, frames_of, packets, reading
+from emo_data.container import chosen, frames_of, packets, reading, undamaged_frames
 from emo_data.schema import SAMPLE_RATE
 
 Decoder = Literal["decord", "pyav"]
@@ -174,12 +174,12 @@ def _read_pyav(info: VideoInfo, indices: np.ndarray) -> Iterator[np.ndarray | No
         stream.codec_context.thread_count = 1
         if len(indices) and (info.pts[indices[0]] - info.pts[0]) * info.time_base > _JUMP:
             container.seek(int(info.pts[indices[0]]), stream=stream)
-        frames = (frame for packet in packets(container, stream) for frame in frames_of(packet))
+        frames = undamaged_frames(packets(container, stream))
         frame = next(frames, None)
         for index in indices:
             while frame is not None and frame.pts is not None and frame.pts < info.pts[index]:
                 frame = next(frames, None)
-            if frame is None or frame.pts != info.pts[index] or frame.is_corrupt:
+            if frame is None or frame.pts != info.pts[index]:
                 yield None
             else:
                 yield _upright(frame.to_ndarray(format="rgb24"), info, turned=0)
