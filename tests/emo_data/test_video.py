@@ -160,7 +160,7 @@ def test_after_damage_there_is_nothing_until_a_key_frame(tmp_path):
     encode_video(tmp_path / "whole.mp4", moving, 25, key_frame_seconds=1)
     whole = probe(tmp_path / "whole.mp4")
     with av.open(str(tmp_path / "whole.mp4")) as container:
-        hit = [packet for packet in container.demux(video=0) if packet.pts == whole.pts[30]][0]
+        hit = next(packet for packet in container.demux(video=0) if packet.pts == whole.pts[30])
         data = bytearray((tmp_path / "whole.mp4").read_bytes())
         middle = hit.pos + hit.size // 3
     data[middle : middle + 200] = rng.integers(0, 255, 200, dtype=np.uint8).tobytes()
