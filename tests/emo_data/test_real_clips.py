@@ -131,7 +131,7 @@ def test_of_several_tracks_the_first_is_taken(result):
 
 def test_a_corrupt_stretch_is_no_still_face(result):
     clips, rejections = result
-    """Its one key frame is its first: after the damage at 1.84 s every picture is smeared, before it too few are left."""
+    """Its one key frame is its first: from the damage at 1.84 s on every picture is smeared; what is before is short."""
     assert not clips["v15"]
     short, corrupt = sorted(rejections["v15"], key=lambda row: row["start_seconds"])
     assert (short["reason"], corrupt["reason"]) == ("too_short", "unreadable")
