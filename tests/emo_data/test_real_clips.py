@@ -130,8 +130,8 @@ def test_of_several_tracks_the_first_is_taken(result):
 
 
 def test_a_corrupt_stretch_is_no_still_face(result):
+    """Its one key frame is its first: from the damage at 1.84 s on all is smeared; what is before is short."""
     clips, rejections = result
-    """Its one key frame is its first: from the damage at 1.84 s on every picture is smeared; what is before is short."""
     assert not clips["v15"]
     short, corrupt = sorted(rejections["v15"], key=lambda row: row["start_seconds"])
     assert (short["reason"], corrupt["reason"]) == ("too_short", "unreadable")
