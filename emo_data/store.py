@@ -113,19 +113,29 @@ class Dataset:
 
     @classmethod
     def create(cls, url: str, config: dict[str, Any]) -> Self:
-        """Make a dataset, or open one to go on; UserError where it was made with other settings."""
+        """Make a dataset, or open one to go on. UserError as `check` raises it."""
+        if not cls.check(url, config):
+            with _reachable(url):
+                head = {"schema_version": SCHEMA_VERSION, "config": config}
+                Folder(url).create("dataset.json", _as_json(head))
+            cls.check(url, config)  # somebody else may have been quicker
+        return cls.open(url)
+
+    @classmethod
+    def check(cls, url: str, config: dict[str, Any]) -> bool:
+        """Whether there is such a dataset already; UserError where `create` could not make or go on with it."""
         folder = Folder(url)
         with _reachable(url):
             if not folder.exists("dataset.json"):
                 if folder.exists() and folder.names(""):
                     raise UserError(f"{url} is not empty and not a dataset; choose another --out")
-                folder.create("dataset.json", _as_json({"schema_version": SCHEMA_VERSION, "config": config}))
-        dataset = cls.open(url)
-        for name in sorted(config.keys() | dataset.config.keys()):
-            was, now = dataset.config.get(name), config.get(name)
+                return False
+        made = cls.open(url)
+        for name in sorted(config.keys() | made.config.keys()):
+            was, now = made.config.get(name), config.get(name)
             if was != now:
                 raise UserError(f"dataset {url} was made with {name} {was}, not {now}; choose another --out")
-        return dataset
+        return True
 
     def write_piece(self, key: str, piece: int, clips: pa.Table, rejections: pa.Table) -> Piece:
         """Write the rows of one piece of a unit. Nobody sees them before `commit`; to write them again is harmless."""

@@ -6,34 +6,47 @@ on GPUs, the rows of a chunk (never its frames) pass through the object store on
 
 import json
 import logging
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import psutil
 import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
+from emo_data.cores import cores
+from emo_data.errors import UserError
 from emo_data.ingest import child
 from emo_data.ingest.plan import Chunk, Survey
 from emo_data.ingest.run import Crew, CrewOf
 from emo_data.ingest.worker import Looked, Receipt, Setup, Worker
 
-_MEMORY_PER_WORKER = 3 * 2**30
-"""Bytes that Ray counts for a worker and its child: 1.5 GiB usual, and room for large pictures."""
+_MEMORY_PER_WORKER = 2 * 2**30
+"""Bytes for a worker and its child: 1.5 GiB is usual, and large pictures need more."""
 _OBJECT_STORE = 512 * 2**20
 _MOST_BLOCKS = 10_000
 
 
 def ray_crew(workers: int, address: str = "local", listeners: int = 0) -> CrewOf:
-    """A crew of `workers` actors; with `listeners`, as many more with a GPU each compute the audio features."""
+    """A crew of `workers` actors; with `listeners`, as many more with a GPU each compute the audio features.
+
+    address: "local" starts a Ray that ends with the crew, "auto" finds this machine's. UserError where none answers.
+    """
 
     @contextmanager
     def crew(setup: Setup) -> Iterator[Crew]:
         with _connected(address, workers):
-            yield _RayCrew(setup, workers, listeners)
+            # On a cluster Ray finds a place with room for a worker; here `workers_here` has seen to that.
+            yield _RayCrew(setup, workers, listeners, None if address == "local" else _MEMORY_PER_WORKER)
 
     return crew
+
+
+def workers_here() -> int:
+    """How many workers this machine has cores and memory for."""
+    return max(1, min(cores(), psutil.virtual_memory().available // _MEMORY_PER_WORKER))
 
 
 @contextmanager
@@ -52,7 +65,14 @@ def _connected(address: str, workers: int) -> Iterator[None]:
             **quiet,
         )
     else:
-        ray.init(address, **quiet)
+        try:
+            host, _, port = address.rpartition(":")
+            if host and port.isdigit() and "/" not in host:  # Ray itself would try for minutes, line by line
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(address, **quiet)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"--address {address}: no Ray answers there: {reason}") from error
     try:
         yield
     finally:
@@ -60,8 +80,8 @@ def _connected(address: str, workers: int) -> Iterator[None]:
 
 
 class _RayCrew:
-    def __init__(self, setup: Setup, workers: int, listeners: int) -> None:
-        self._setup, self._workers, self._listeners = setup, workers, listeners
+    def __init__(self, setup: Setup, workers: int, listeners: int, memory: int | None) -> None:
+        self._setup, self._workers, self._listeners, self._memory = setup, workers, listeners, memory
 
     def survey(self, uris: list[str]) -> Iterator[tuple[str, Survey]]:
         rows = [json.dumps(uri) for uri in uris]  # names need not be UTF-8, columns must be
@@ -86,7 +106,7 @@ class _RayCrew:
             compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
             num_cpus=0 if num_gpus else 1,
             num_gpus=num_gpus,
-            memory=_MEMORY_PER_WORKER,
+            memory=self._memory,
         )
 
 

@@ -159,9 +159,10 @@ def ingest(
     encoder = AudioEncoder.load(config.audio_model, config.audio_layers)
     form = config.model_dump(mode="json") | {"audio_layers": encoder.layers, "audio_extractor": encoder.fingerprint}
     form |= {"sync_judge": judge().name if judge else None}
-    dataset = Dataset.create(out, form)
+    Dataset.check(out, form)
     setup = Setup(out, uuid.uuid4().hex, config, encoder.fingerprint, limits or Limits(), judge)
-    with leased(dataset.folder) as lease, crew(setup) as hands:
+    with crew(setup) as hands, leased(Dataset.create(out, form).folder) as lease:
+        dataset = Dataset.open(out)
         with phase("survey") as report:
             stamps, surveys = _surveys(units, dataset, hands, retry_faults, report)
         tasks, copies, already = _missing(units, stamps, surveys, dataset, encoder.fingerprint, config, retry_faults)

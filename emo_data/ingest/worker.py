@@ -79,8 +79,6 @@ class Worker:
 
     def __init__(self, setup: Setup) -> None:
         self._setup = setup
-        self._dataset = Dataset.open(setup.url)
-        self._ledger = Ledger(self._dataset.folder, setup.run)
         self._contained = Contained(setup.limits)
         self._fetched: tuple[str, tempfile.TemporaryDirectory[str]] | None = None
 
@@ -126,7 +124,9 @@ class Worker:
             found: tuple[pa.Table, pa.Table] = child.tables(answer)
         except Fault as fault:
             found = self._refused(chunk, Verdict(fault.reason, fault.detail))
-        except FileNotFoundError:
+        except OSError as error:
+            if is_remote(chunk.uri) and not isinstance(error, FileNotFoundError):
+                raise  # the store, not the source
             return Looked(chunk, None)
         return Looked(chunk, found if self._unchanged(chunk) else None)
 
@@ -143,6 +143,14 @@ class Worker:
         piece = self._dataset.write_piece(chunk.key, chunk.piece, clips, rejections)
         self._ledger.finish(chunk, piece)
         return Receipt(chunk, piece)
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return Dataset.open(self._setup.url)
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        return Ledger(self._dataset.folder, self._setup.run)
 
     @cached_property
     def _encoder(self) -> AudioEncoder:

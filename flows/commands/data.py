@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from emo_data.cores import cores
 from emo_data.errors import UserError
 from flows.commands.options import DatasetArgument, Json, say
 
@@ -46,7 +45,7 @@ def ingest(
     ] = None,
     test_share: Annotated[float | None, typer.Option(help="Share of identities that are held out: 0.1.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Ray workers: one for each core; 0 does without Ray, in this process.")
+        int | None, typer.Option(min=0, help="Ray workers: as many as cores and memory allow; 0: without Ray.")
     ] = None,
     address: Annotated[
         str, typer.Option(metavar="local|auto|HOST:PORT", help="A Ray of its own, the one of this machine, another.")
@@ -91,9 +90,9 @@ def ingest(
             raise UserError("--workers 0 does without Ray: leave --address and --listeners out")
         crew: CrewOf = alone
     else:
-        from emo_data.ingest.on_ray import ray_crew
+        from emo_data.ingest.on_ray import ray_crew, workers_here
 
-        crew = ray_crew(workers or cores(), address, listeners)
+        crew = ray_crew(workers or workers_here(), address, listeners)
     summary = ingest(sources, out, config, crew=crew, phase=progress, retry_faults=retry_faults)
     lines = [f"{summary.clips} clips ({summary.hours * 3600:.0f} s) from {summary.sources} sources added to {out}"]
     lines += [f"{summary.already_done} sources were done before"] if summary.already_done else []
