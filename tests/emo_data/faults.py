@@ -15,6 +15,27 @@ WAYS = {
     "raise": Reason.FAILED,
 }
 
+FINDER = """
+class _Finder:
+    def find_spec(self, name, path=None, target=None):
+        wrap = _WRAPS.get(name)
+        if not wrap:
+            return None
+        from importlib.machinery import PathFinder
+        spec = PathFinder.find_spec(name, path)
+        honest = spec.loader.exec_module
+
+        def exec_module(module):
+            honest(module)
+            wrap(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, _Finder())
+"""
+"""The end of a `sitecustomize`: each module that _WRAPS names is handed to its function as soon as it is imported."""
+
 _SITE = """
 import sys
 
@@ -51,23 +72,7 @@ def _wrap(video):
 
     video.probe = probe
 
-class _Finder:
-    def find_spec(self, name, path=None, target=None):
-        if name != "emo_data.video":
-            return None
-        from importlib.machinery import PathFinder
-        spec = PathFinder.find_spec(name, path)
-        honest = spec.loader.exec_module
-
-        def exec_module(module):
-            honest(module)
-            _wrap(module)
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-if "emo_data.ingest.child" in sys.orig_argv:
-    sys.meta_path.insert(0, _Finder())
+_WRAPS = {"emo_data.video": _wrap} if "emo_data.ingest.child" in sys.orig_argv else {}
 """
 
 
@@ -75,5 +80,5 @@ def misbehaving(monkeypatch, tmp_path):
     """From here on children of this test do what a file's name says: crash.mp4, hang.mp4 and so on."""
     folder = tmp_path / "site"
     folder.mkdir()
-    (folder / "sitecustomize.py").write_text(_SITE)
+    (folder / "sitecustomize.py").write_text(_SITE + FINDER)
     monkeypatch.setenv("PYTHONPATH", str(folder))

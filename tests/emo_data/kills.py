@@ -16,6 +16,7 @@ import numpy as np
 from emo_data.schema import CLIP_SCHEMA
 from emo_data.store import Dataset
 from emo_data.video import encode_video, probe, read_pictures
+from tests.emo_data.faults import FINDER
 
 _SITE = """
 import json, os, signal, sys
@@ -80,25 +81,7 @@ def _wrap_watch(module):
 
     module.scan = scan
 
-class _Finder:
-    wraps = {"emo_data.objects": _wrap_objects, "emo_data.ingest.watch": _wrap_watch}
-
-    def find_spec(self, name, path=None, target=None):
-        wrap = self.wraps.get(name)
-        if not wrap:
-            return None
-        from importlib.machinery import PathFinder
-        spec = PathFinder.find_spec(name, path)
-        honest = spec.loader.exec_module
-
-        def exec_module(module):
-            honest(module)
-            wrap(module)
-
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, _Finder())
+_WRAPS = {"emo_data.objects": _wrap_objects, "emo_data.ingest.watch": _wrap_watch}
 """
 
 
@@ -133,7 +116,7 @@ def watched_writes(folder: Path, kill: Kill) -> dict[str, str]:
     """What to put into the environment of a process, so that it logs its writes to writes.log and dies as planned."""
     site = folder / "site"
     site.mkdir(parents=True, exist_ok=True)
-    (site / "sitecustomize.py").write_text(_SITE)
+    (site / "sitecustomize.py").write_text(_SITE + FINDER)
     plan = {**vars(kill), "done": str(folder / f"done-{hash(kill) & 0xFFFFFF:06x}"), "log": str(folder / "writes.log")}
     return {"PYTHONPATH": str(site), "EMO_TEST_KILL": json.dumps(plan)}
 
