@@ -25,6 +25,11 @@ class Ledger:
     def __init__(self, folder: Folder, run: str) -> None:
         self._folder, self._run = folder, run
 
+    def piece(self, chunk: Chunk) -> Piece | None:
+        """What came of the chunk, if it is done."""
+        done = self._read(chunk)["piece"]
+        return done and Piece.from_json(done)
+
     def begin(self, chunk: Chunk) -> bool:
         """Count an attempt before it is made. False: there were too many that did not come back."""
         earlier = self._read(chunk)

@@ -155,11 +155,11 @@ def ingest(
     judge: makes what judges whether mouth and sound go together, see sync.py. retry_faults: do sources again that
     brought our programs down. UserError for bad usage, and where another ingestion is writing this dataset.
     """
-    units = find_units(sources, config)
     encoder = AudioEncoder.load(config.audio_model, config.audio_layers)
     form = config.model_dump(mode="json") | {"audio_layers": encoder.layers, "audio_extractor": encoder.fingerprint}
     form |= {"sync_judge": judge().name if judge else None}
-    Dataset.check(out, form)
+    records = Dataset.open(out).commits() if Dataset.check(out, form) else []
+    units = find_units(sources, config, {record.identity: record.split for record in records})
     setup = Setup(out, uuid.uuid4().hex, config, encoder.fingerprint, limits or Limits(), judge)
     with crew(setup) as hands, leased(Dataset.create(out, form).folder) as lease:
         dataset = Dataset.open(out)

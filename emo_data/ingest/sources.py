@@ -34,8 +34,11 @@ MANIFEST_ENDINGS = frozenset({".csv", ".jsonl", ".parquet"})
 _COLUMNS = ("uri", "start", "end", "identity", "split")
 
 
-def find_units(sources: list[str], config: IngestConfig) -> list[Unit]:
-    """Every unit once, sorted by name. UserError for none, and for a manifest that is wrong or contradicts itself."""
+def find_units(sources: list[str], config: IngestConfig, sides: dict[str, str] | None = None) -> list[Unit]:
+    """Every unit once, sorted by name. sides: identities whose split is known already, and which it is.
+
+    UserError for none, and for a manifest that is wrong or contradicts itself or the known sides.
+    """
     told: list[Unit] = []
     for source in sources:
         if _ending(source) in MANIFEST_ENDINGS:
@@ -45,7 +48,7 @@ def find_units(sources: list[str], config: IngestConfig) -> list[Unit]:
     whole = {unit.uri: unit for unit in told if unit.start is None and unit.end is None}
     parts = {(unit.uri, unit.start, unit.end): unit for unit in told if unit.start is not None or unit.end is not None}
     units = sorted([*whole.values(), *parts.values()], key=lambda unit: (unit.name, unit.start or 0.0, unit.end or 0.0))
-    return _on_one_side(units, config)
+    return _on_one_side(units, config, sides or {})
 
 
 def printable(path: str) -> str:
@@ -147,9 +150,9 @@ def _unit(row: dict[str, Any], config: IngestConfig) -> Unit:
     return Unit(uri, name, identity, row.get("split", ""), row.get("start"), row.get("end"))
 
 
-def _on_one_side(units: list[Unit], config: IngestConfig) -> list[Unit]:
+def _on_one_side(units: list[Unit], config: IngestConfig, sides: dict[str, str]) -> list[Unit]:
     """Where a manifest puts a person on one side, all that shows the person goes there; the rest goes by hash."""
-    told: dict[str, str] = {}
+    told = dict(sides)
     for unit in units:
         if unit.split and told.setdefault(unit.identity, unit.split) != unit.split:
             raise UserError(f"identity {unit.identity}: is in both splits; a person belongs to one (see {unit.name})")

@@ -50,7 +50,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Looked:
-    """What a chunk's pictures and sounds gave. tables: clips and rejections, None where the source has changed."""
+    """What a chunk's pictures and sounds gave.
+
+    tables: clips and rejections; None where the chunk is done already, or its source has changed.
+    """
 
     chunk: Chunk
     tables: tuple[pa.Table, pa.Table] | None
@@ -114,6 +117,8 @@ class Worker:
 
     def look(self, chunk: Chunk) -> Looked:
         """Rows without audio features."""
+        if self._ledger.piece(chunk):  # whoever died over the next chunk is given this one again, too
+            return Looked(chunk, None)
         if not self._ledger.begin(chunk):
             verdict = Verdict(Reason.CRASH_LOOP, "every worker that took it on died; `--retry-faults` tries it again")
             return Looked(chunk, self._refused(chunk, verdict))
@@ -133,7 +138,7 @@ class Worker:
     def hear_and_write(self, looked: Looked) -> Receipt:
         """Add audio features, write the rows."""
         if looked.tables is None:
-            return Receipt(looked.chunk, None)
+            return Receipt(looked.chunk, self._ledger.piece(looked.chunk))
         clips, rejections = looked.tables
         chunk = looked.chunk
         if self._judge is not None:
