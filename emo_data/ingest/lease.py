@@ -38,18 +38,24 @@ class Lease:
     def check(self) -> None:
         """UserError where another ingestion has taken over, because this one seemed dead (a machine asleep)."""
         if time.monotonic() - self._checked > DEAD_AFTER / 2:
-            newest = _numbers(self._folder)[-1:]
-            if newest != [self._number] or self._folder.read(_name(self._number)) != self._token:
+            if not self._is_ours():
                 raise UserError(
                     f"dataset {self._folder.url}: another ingestion took over while this one stood still; let it finish"
                 )
             self._checked = time.monotonic()
 
     def end(self) -> None:
-        """Give it back."""
+        """Give it back, if it is still ours."""
         self._over.set()
         self._beats.join()
+        if not self._is_ours():
+            return
         self._folder.delete([_name(self._number), _beat_name(self._number)])
+
+    def _is_ours(self) -> bool:
+        if _numbers(self._folder)[-1:] != [self._number]:
+            return False
+        return self._folder.read(_name(self._number)) == self._token
 
     def _beat(self) -> None:
         count = 0

@@ -196,12 +196,13 @@ def _surveys(
     if retry_faults:
         known = {uri: survey for uri, survey in known.items() if not _is_fault(survey)}
     missing = [uri for uri in uris if uri not in known]
-    saved = time.monotonic()
+    saved, useless = time.monotonic(), 0
     for number, (uri, survey) in enumerate(hands.survey(missing) if missing else (), start=1):
         known[uri] = survey
         if not survey.sha256:
             stamps[uri] = ""  # what could not be read at all is tried each time
-        report(number, len(missing), f"{sum(bool(one.refused) for one in known.values())} of no use")
+        useless += survey.refused is not None
+        report(number, len(missing), f"{useless} of no use")
         if time.monotonic() - saved > _SAVE_SECONDS:
             _save_surveys(dataset, stamps, known)
             saved = time.monotonic()
@@ -313,8 +314,8 @@ def _carry_out(
         task.pieces.update({number: piece for number, piece in known.items() if piece})
         done += sum(_seconds(chunk, config) for chunk in task.chunks if chunk.piece in task.pieces)
         settle(task)
+        report(round(done), total, count.note(len(chunks)))
     left = [chunk for chunk in chunks if chunk.piece not in by_key[chunk.key].pieces]
-    report(round(done), total, "")
     for receipt in hands.ingest(left) if left else ():
         task = by_key[receipt.chunk.key]
         count.chunks += 1

@@ -81,6 +81,7 @@ def test_who_stood_still_too_long_learns_that_he_was_succeeded(folder, monkeypat
         monkeypatch.setattr(lease, "_checked", -1e9)
         with pytest.raises(UserError, match="took over"):
             lease.check()
+    assert folder.names("work/lease")[-1:] == ["work/lease/00000002.json"]  # not his to give back
 
 
 def test_of_many_who_find_a_dead_one_a_single_one_succeeds(folder):
