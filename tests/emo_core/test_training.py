@@ -70,10 +70,14 @@ def row(index: int, encoder: AudioEncoder, size: int) -> dict:
         "detection_rate": 1.0,
         "face_size": 16.0,
         "sharpness": 1.0,
+        "blur": 0.3,
         "brightness": 1.0,
         "yaw_range": 1.0,
         "loudness": -10.0,
+        "speech_ratio": 1.0,
         "mouth_sound_correlation": 0.5,
+        "sync_offset": None,
+        "sync_confidence": None,
         "tools": "{}",
     }
 
