@@ -24,7 +24,7 @@ from emo_data.ingest.contain import Limits
 from emo_data.ingest.lease import Lease, leased
 from emo_data.ingest.ledger import Ledger
 from emo_data.ingest.plan import Chunk, Survey, Unit, chunks_of, unit_key
-from emo_data.ingest.sources import find_units
+from emo_data.ingest.sources import find_units, on_one_side
 from emo_data.ingest.sync import Judge
 from emo_data.ingest.watch import rejection
 from emo_data.ingest.worker import Receipt, Setup, Worker
@@ -155,11 +155,12 @@ def ingest(
     judge: makes what judges whether mouth and sound go together, see sync.py. retry_faults: do sources again that
     brought our programs down. UserError for bad usage, and where another ingestion is writing this dataset.
     """
+    units = find_units(sources, config)
     encoder = AudioEncoder.load(config.audio_model, config.audio_layers)
     form = config.model_dump(mode="json") | {"audio_layers": encoder.layers, "audio_extractor": encoder.fingerprint}
     form |= {"sync_judge": judge().name if judge else None}
     records = Dataset.open(out).commits() if Dataset.check(out, form) else []
-    units = find_units(sources, config, {record.identity: record.split for record in records})
+    units = on_one_side(units, {record.identity: record.split for record in records}, config)
     setup = Setup(out, uuid.uuid4().hex, config, encoder.fingerprint, limits or Limits(), judge)
     with crew(setup) as hands, leased(Dataset.create(out, form).folder) as lease:
         dataset = Dataset.open(out)

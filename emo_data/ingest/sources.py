@@ -34,10 +34,10 @@ MANIFEST_ENDINGS = frozenset({".csv", ".jsonl", ".parquet"})
 _COLUMNS = ("uri", "start", "end", "identity", "split")
 
 
-def find_units(sources: list[str], config: IngestConfig, sides: dict[str, str] | None = None) -> list[Unit]:
-    """Every unit once, sorted by name. sides: identities whose split is known already, and which it is.
+def find_units(sources: list[str], config: IngestConfig) -> list[Unit]:
+    """Every unit once, sorted by name, with a split only where a manifest tells it: see `on_one_side`.
 
-    UserError for none, and for a manifest that is wrong or contradicts itself or the known sides.
+    UserError for none, and for a manifest that is wrong.
     """
     told: list[Unit] = []
     for source in sources:
@@ -47,8 +47,22 @@ def find_units(sources: list[str], config: IngestConfig, sides: dict[str, str] |
             told.extend(_unit({"uri": uri}, config) for uri in _found(source))
     whole = {unit.uri: unit for unit in told if unit.start is None and unit.end is None}
     parts = {(unit.uri, unit.start, unit.end): unit for unit in told if unit.start is not None or unit.end is not None}
-    units = sorted([*whole.values(), *parts.values()], key=lambda unit: (unit.name, unit.start or 0.0, unit.end or 0.0))
-    return _on_one_side(units, config, sides or {})
+    return sorted([*whole.values(), *parts.values()], key=lambda unit: (unit.name, unit.start or 0.0, unit.end or 0.0))
+
+
+def on_one_side(units: list[Unit], sides: dict[str, str], config: IngestConfig) -> list[Unit]:
+    """Where a manifest puts a person on one side, all that shows the person goes there; the rest goes by hash.
+
+    sides: identities whose split is known already, and which it is. UserError where a manifest contradicts them or
+    itself.
+    """
+    told = dict(sides)
+    for unit in units:
+        if unit.split and told.setdefault(unit.identity, unit.split) != unit.split:
+            raise UserError(f"identity {unit.identity}: is in both splits; a person belongs to one (see {unit.name})")
+    return [
+        replace(unit, split=told.get(unit.identity) or split_of(unit.identity, config.test_share)) for unit in units
+    ]
 
 
 def printable(path: str) -> str:
@@ -148,17 +162,6 @@ def _unit(row: dict[str, Any], config: IngestConfig) -> Unit:
     name = printable(uri)
     identity = str(row["identity"]) if "identity" in row else identity_of(name, config.identity_pattern)
     return Unit(uri, name, identity, row.get("split", ""), row.get("start"), row.get("end"))
-
-
-def _on_one_side(units: list[Unit], config: IngestConfig, sides: dict[str, str]) -> list[Unit]:
-    """Where a manifest puts a person on one side, all that shows the person goes there; the rest goes by hash."""
-    told = dict(sides)
-    for unit in units:
-        if unit.split and told.setdefault(unit.identity, unit.split) != unit.split:
-            raise UserError(f"identity {unit.identity}: is in both splits; a person belongs to one (see {unit.name})")
-    return [
-        replace(unit, split=told.get(unit.identity) or split_of(unit.identity, config.test_share)) for unit in units
-    ]
 
 
 def _ending(source: str) -> str:

@@ -13,7 +13,7 @@ from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.hear import hear
 from emo_data.ingest.plan import chunks_of
 from emo_data.ingest.run import ingest
-from emo_data.ingest.sources import find_units, identity_of, split_of
+from emo_data.ingest.sources import find_units, identity_of, on_one_side, split_of
 from emo_data.ingest.watch import survey_video, watch
 from emo_data.ingest.worker import content_hash
 from emo_data.schema import CLIP_SCHEMA, table_of, value_of
@@ -120,7 +120,7 @@ def test_running_again_does_only_what_is_missing(ingested, sample):
 
 
 def test_the_same_source_gives_the_same_row_again(rows, sample):
-    (source,) = find_units([str(sample / "clips" / CLIPS[1])], CONFIG)
+    (source,) = on_one_side(find_units([str(sample / "clips" / CLIPS[1])], CONFIG), {}, CONFIG)
     path = Path(source.uri)
     survey = survey_video(path, content_hash(path), CONFIG, lambda: None)
     (chunk,) = chunks_of(source, "", survey, "key", CONFIG)

@@ -10,7 +10,7 @@ import pytest
 from emo_data.errors import UserError
 from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.plan import Chunk, Survey, Unit, chunks_of, unit_key, view_of
-from emo_data.ingest.sources import find_units, printable, split_of
+from emo_data.ingest.sources import find_units, on_one_side, printable, split_of
 
 CONFIG = IngestConfig(test_share=0.5, chunk_seconds=30)
 
@@ -37,14 +37,14 @@ def test_a_manifest_names_parts_people_and_sides(tmp_path, ending):
     ]
     if ending == "jsonl":
         rows[1].pop("split")
-    units = find_units([write(tmp_path / f"list.{ending}", rows)], CONFIG)
+    units = on_one_side(find_units([write(tmp_path / f"list.{ending}", rows)], CONFIG), {}, CONFIG)
     by = {(unit.uri, unit.start): unit for unit in units}
     first = by[str(tmp_path / "talks/a.mp4"), 1.5]
     assert (first.end, first.identity, first.split) == (9.25, "ann", "test")
     assert by["/films/b.mp4", None].split == "test"  # a person is on one side with all that shows the person
     assert by[str(tmp_path / "talks/a.mp4"), 20].split == split_of("bob", 0.5)
     assert by["s3://bucket/c.mp4", None].identity == "c"
-    assert units == find_units([str(tmp_path / f"list.{ending}")] * 2, CONFIG)
+    assert units == on_one_side(find_units([str(tmp_path / f"list.{ending}")] * 2, CONFIG), {}, CONFIG)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_manifest_names_parts_people_and_sides(tmp_path, ending):
 )
 def test_a_wrong_manifest_is_explained(tmp_path, rows, told):
     with pytest.raises(UserError, match=told):
-        find_units([write(tmp_path / "list.jsonl", rows)], CONFIG)
+        on_one_side(find_units([write(tmp_path / "list.jsonl", rows)], CONFIG), {}, CONFIG)
 
 
 def test_a_manifest_that_is_none(tmp_path):
