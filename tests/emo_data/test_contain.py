@@ -18,7 +18,7 @@ from emo_data.schema import Reason
 from tests.emo_data.faults import WAYS, misbehaving
 
 CONFIG = IngestConfig(size=64, audio_model="tiny")
-LIMITS = Limits(silence=3, memory=2 * 2**30)
+LIMITS = Limits(silence=6, memory=2 * 2**30)
 
 
 def ask(contained, path):
@@ -39,7 +39,7 @@ def test_whatever_happens_to_the_child_is_told_in_time_and_the_next_file_is_read
         with pytest.raises(Fault) as fault:
             ask(contained, bad)
         assert fault.value.reason is WAYS[way]
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 40
         assert ask(contained, good).frames == 100
 
 
@@ -58,7 +58,7 @@ def test_the_child_is_told_apart_by_what_it_said_last(sample, monkeypatch, tmp_p
 def test_slow_work_that_goes_on_is_no_hang(monkeypatch, tmp_path):
     misbehaving(monkeypatch, tmp_path)
     (tmp_path / "slow.mp4").write_bytes(b"this is no video")
-    with Contained(Limits(silence=1.5)) as contained:
+    with Contained(Limits(silence=2.5)) as contained:
         start = time.monotonic()
         assert ask(contained, tmp_path / "slow.mp4").refused.reason is Reason.UNREADABLE
         assert time.monotonic() - start > 3

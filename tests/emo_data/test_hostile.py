@@ -77,7 +77,7 @@ def test_what_brings_a_program_down_brings_the_run_nothing(sample, monkeypatch, 
     good = sorted((sample / "clips").glob("look*.mp4"))[0].read_bytes()
     for number, name in enumerate(("a", "crash", "eat", "gil", "raise", "z")):
         (tmp_path / "in" / f"{name}.mp4").write_bytes(good + bytes([0, 0, 0, 9]) + b"free" + bytes([number]))
-    limits = Limits(silence=3, memory=2 * 2**30)
+    limits = Limits(silence=10, memory=2 * 2**30)
     out = str(tmp_path / "data")
     summary = ingest([str(tmp_path / "in")], out, CONFIG, limits=limits)
     assert summary.clips == 2
