@@ -4,19 +4,16 @@ Everything that readers see is written here, under a lease, and only when all of
 way, the next call goes on: surveys, finished chunks and attempts are kept in DATASET/work while they are needed.
 """
 
-import json
 import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from pydantic import BaseModel
 
-from emo_data import objects
 from emo_data.features.audio import AudioEncoder
 from emo_data.ingest.accept import Verdict
 from emo_data.ingest.config import IngestConfig
@@ -25,18 +22,12 @@ from emo_data.ingest.lease import Lease, leased
 from emo_data.ingest.ledger import Ledger
 from emo_data.ingest.plan import Chunk, Survey, Unit, chunks_of, unit_key
 from emo_data.ingest.sources import find_units, on_one_side
+from emo_data.ingest.survey import Report, survey_sources
 from emo_data.ingest.sync import Judge
 from emo_data.ingest.watch import rejection
 from emo_data.ingest.worker import Receipt, Setup, Worker
-from emo_data.schema import CLIP_SCHEMA, FAULTS, REJECTION_SCHEMA, table_of
+from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, table_of
 from emo_data.store import Commit, Dataset, Piece
-
-_SURVEYS = "work/survey.jsonl"
-_SAVE_SECONDS = 60.0
-_STATS_AT_ONCE = 32
-
-Report = Callable[[int, int, str], None]
-"""Called with how many units of work are done, of how many, and what happened so far."""
 
 
 class Phase(Protocol):
@@ -71,11 +62,6 @@ class IngestSummary(BaseModel):
     hours: float
     """Of accepted clips."""
     rejections: dict[str, int]
-
-    @property
-    def duplicates(self) -> int:
-        """How many sources were copies."""
-        return len(self.copies)
 
 
 class _Alone:
@@ -165,7 +151,7 @@ def ingest(
     with crew(setup) as hands, leased(Dataset.create(out, form).folder) as lease:
         dataset = Dataset.open(out)
         with phase("survey") as report:
-            stamps, surveys = _surveys(units, dataset, hands, retry_faults, report)
+            stamps, surveys = survey_sources(units, dataset, hands.survey, retry_faults, report)
         tasks, copies, already = _missing(units, stamps, surveys, dataset, encoder.fingerprint, config, retry_faults)
         with phase("ingest") as report:
             count = _carry_out(tasks, dataset, Ledger(dataset.folder, setup.run), hands, lease, config, report)
@@ -182,63 +168,6 @@ def ingest(
         hours=count.seconds / 3600,
         rejections=dict(sorted(count.reasons.items())),
     )
-
-
-def _surveys(
-    units: list[Unit], dataset: Dataset, hands: Crew, retry_faults: bool, report: Report
-) -> tuple[dict[str, str], dict[str, Survey]]:
-    """Stamp and survey of each source by uri. What was surveyed before and has not changed since is not read again."""
-    uris = list(dict.fromkeys(unit.uri for unit in units))
-    with ThreadPoolExecutor(_STATS_AT_ONCE) as threads:
-        stamps = dict(zip(uris, threads.map(_stamp, uris), strict=True))
-    known = {
-        uri: survey for uri, (stamp, survey) in _saved_surveys(dataset).items() if stamp and stamp == stamps.get(uri)
-    }
-    if retry_faults:
-        known = {uri: survey for uri, survey in known.items() if not _is_fault(survey)}
-    missing = [uri for uri in uris if uri not in known]
-    saved, useless = time.monotonic(), 0
-    for number, (uri, survey) in enumerate(hands.survey(missing) if missing else (), start=1):
-        known[uri] = survey
-        if not survey.sha256:
-            stamps[uri] = ""  # what could not be read at all is tried each time
-        useless += survey.refused is not None
-        report(number, len(missing), f"{useless} of no use")
-        if time.monotonic() - saved > _SAVE_SECONDS:
-            _save_surveys(dataset, stamps, known)
-            saved = time.monotonic()
-    if missing:
-        _save_surveys(dataset, stamps, known)
-    return stamps, known
-
-
-def _stamp(uri: str) -> str:
-    try:
-        return objects.stamp(uri)
-    except OSError:
-        return ""  # the survey will say what is wrong with it
-
-
-def _is_fault(survey: Survey) -> bool:
-    return survey.refused is not None and survey.refused.reason in FAULTS
-
-
-def _saved_surveys(dataset: Dataset) -> dict[str, tuple[str, Survey]]:
-    try:
-        lines = dataset.folder.read(_SURVEYS).decode().splitlines()
-    except FileNotFoundError:
-        return {}
-    entries = [json.loads(line) for line in lines]
-    return {entry["uri"]: (entry["stamp"], Survey.from_json(entry["survey"])) for entry in entries}
-
-
-def _save_surveys(dataset: Dataset, stamps: dict[str, str], known: dict[str, Survey]) -> None:
-    """Those of earlier runs, too: a dataset may be filled from one source after the other."""
-    kept = _saved_surveys(dataset) | {uri: (stamps[uri], survey) for uri, survey in known.items()}
-    lines = [
-        json.dumps({"uri": uri, "stamp": stamp, "survey": survey.to_json()}) for uri, (stamp, survey) in kept.items()
-    ]
-    dataset.folder.write(_SURVEYS, "\n".join(lines).encode())
 
 
 def _missing(

@@ -1,5 +1,6 @@
 """Commands that make a dataset and look into it."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -119,7 +120,7 @@ def info(dataset: DatasetArgument, as_json: Json = False) -> None:
         lines += ["head speed, degrees per frame:"]
         lines += [
             f"  {low:4.1f} - {high:4.1f}  {count / sum(frames):6.1%}  {'#' * round(50 * count / max(frames))}"
-            for low, high, count in zip(edges, edges[1:], frames, strict=False)
+            for (low, high), count in zip(pairwise(edges), frames, strict=True)
         ]
     say(found, lines, as_json)
 
