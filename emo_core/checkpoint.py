@@ -8,6 +8,8 @@ nothing.
 import hashlib
 import json
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +31,7 @@ from emo_core.model.reference_net import ReferenceNet
 from emo_core.model.speed import SpeedEncoder
 from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
+from emo_data.objects import Folder
 
 VERSION = 2
 CARD = "emo.json"
@@ -126,6 +129,21 @@ def load(
         scheduler=_load_scheduler(folder / "scheduler"),
         audio_encoder=encoder,
     )
+
+
+@contextmanager
+def at_hand(model: str | Path) -> Iterator[Path]:
+    """A model's folder, or one of its parts', on this machine's disk: itself, or a copy of what lies in a store."""
+    if "://" not in str(model):
+        yield Path(model)
+        return
+    store = Folder(str(model))
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in store.all_names():
+            target = Path(scratch) / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            store.copy(name, target)
+        yield Path(scratch)
 
 
 def load_codec(folder: Path, variant: str | None = None, torch_dtype: torch.dtype | None = None) -> Codec:

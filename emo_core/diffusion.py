@@ -80,7 +80,7 @@ def loss_weight(scheduler: DDIMScheduler, timestep: Tensor, min_snr: float) -> T
     return weight / {"sample": 1, "epsilon": snr, "v_prediction": snr + 1}[scheduler.config.prediction_type]
 
 
-def diffusion_loss(
+def diffusion_losses(
     scheduler: DDIMScheduler,
     prediction: Tensor,
     target: Tensor,
@@ -88,10 +88,10 @@ def diffusion_loss(
     min_snr: float | None,
     weight: Tensor | float = 1.0,
 ) -> Tensor:
-    """Mean over the batch of each sample's own mean squared error, weighted by its own timestep.
+    """Each sample's own mean squared error (B,), weighted by its own timestep. A batch's loss is their mean.
 
     prediction, target: (B, ...). min_snr: see `loss_weight`; None for equal weights, as in the paper. weight: of the
     squared error, place by place.
     """
-    each = ((prediction - target).square() * weight).flatten(1).mean(1)  # one number per sample, before any weight
-    return each.mean() if min_snr is None else (each * loss_weight(scheduler, timestep, min_snr)).mean()
+    each = ((prediction - target).square() * weight).flatten(1).mean(1)
+    return each if min_snr is None else each * loss_weight(scheduler, timestep, min_snr)

@@ -10,6 +10,7 @@ import io
 import os
 import random
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -63,6 +64,21 @@ class Folder:
         with self._beside(name, data) as (unfinished, target):
             os.replace(unfinished, target)
 
+    def put(self, name: str, file: Path) -> None:
+        """As `write`, from a local file of any size, which is moved."""
+        if not self.local:
+            self._patiently(lambda: self._fs.put_file(str(file), self._path(name)))
+            file.unlink()
+            return
+        target = self._path(name)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        unfinished = os.path.join(os.path.dirname(target), f".{os.path.basename(target)}.{uuid.uuid4().hex}")
+        shutil.move(file, unfinished)  # which copies where the file is on another disk
+        with open(unfinished, "rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(unfinished, target)
+        _flush_names(os.path.dirname(target))
+
     def create(self, name: str, data: bytes) -> bool:
         """As `write`, but only where nothing has the name yet; of several who try, one is told True."""
         try:
@@ -92,6 +108,16 @@ class Folder:
             return data
 
         return self._patiently(ask)
+
+    def copy(self, name: str, target: Path) -> str:
+        """Copy an object to a local file, in constant memory. Returns its sha256."""
+        size, digest = int(self.info(name)["size"]), hashlib.sha256()
+        with target.open("wb") as stream:
+            for start in range(0, size, _RANGE):
+                data = self.read_range(name, start, min(start + _RANGE, size))
+                digest.update(data)
+                stream.write(data)
+        return digest.hexdigest()
 
     def info(self, name: str) -> dict[str, Any]:
         """What the disk or store tells of an object, its size at least. FileNotFoundError where there is none."""
@@ -128,12 +154,31 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 self._patiently(partial(self._fs.rm, paths))
 
+    def remove(self, folder: str) -> None:
+        """A folder with all beneath it."""
+        if not self.local:
+            self.delete([f"{folder}/{name}" for name in self.below(folder).all_names()])
+        elif os.path.exists(self._path(folder)):
+            shutil.rmtree(self._path(folder))
+
+    def below(self, name: str) -> "Folder":
+        """A folder in it."""
+        return Folder(f"{self.url.rstrip('/')}/{name}")
+
+    def all_names(self) -> list[str]:
+        """What lies at any depth, sorted; of the folder itself, no glob. Unfinished files do not count."""
+        start = len(self._root) + 1
+        paths = self._patiently(lambda: self._fs.find(self._root))
+        names = sorted(path[start:] for path in paths)
+        return [name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+
     def sweep_unfinished(self, folder: str) -> None:
         """Remove what writers that were killed left beside an object's place. Only while nobody else writes."""
         if self.local and os.path.isdir(self._path(folder)):
             for name in os.listdir(self._path(folder)):
+                path = os.path.join(self._path(folder), name)
                 if name.startswith("."):
-                    os.unlink(os.path.join(self._path(folder), name))
+                    shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
@@ -165,11 +210,16 @@ class Folder:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished)
-        handle = os.open(folder, os.O_RDONLY)  # the name itself must survive a power cut
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _flush_names(folder)
+
+
+def _flush_names(folder: str) -> None:
+    """A new name must survive a power cut, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def found(url: str) -> list[str]:
@@ -180,14 +230,7 @@ def found(url: str) -> list[str]:
 def fetch(url: str, target: Path) -> str:
     """Copy an object to a local file, in constant memory. Returns its sha256."""
     base, _, name = url.rpartition("/")
-    folder, digest = Folder(base), hashlib.sha256()
-    size = int(folder.info(name)["size"])
-    with target.open("wb") as stream:
-        for start in range(0, size, _RANGE):
-            data = folder.read_range(name, start, min(start + _RANGE, size))
-            digest.update(data)
-            stream.write(data)
-    return digest.hexdigest()
+    return Folder(base).copy(name, target)
 
 
 def stamp(url: str) -> str:

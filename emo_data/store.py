@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -79,6 +80,29 @@ class Place(NamedTuple):
 
     path: str
     row: int
+
+
+class Places(Sequence[Place]):
+    """Where each of many clips lies. A dataset has millions: what is kept is one entry for each object."""
+
+    def __init__(self, objects: Sequence[StoredObject]) -> None:
+        self._paths = [stored.path for stored in objects]
+        self._ends = np.cumsum([stored.rows for stored in objects], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[index] for index in range(*number.indices(len(self)))]
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        which = int(np.searchsorted(self._ends, number, side="right"))  # objects without rows are stepped over
+        return Place(self._paths[which], int(number - (self._ends[which - 1] if which else 0)))
+
+    def paths(self, numbers: np.ndarray) -> set[str]:
+        """The objects that these clips lie in."""
+        return {self._paths[which] for which in np.unique(np.searchsorted(self._ends, numbers, side="right"))}
 
 
 class Dataset:
@@ -186,11 +210,10 @@ class Dataset:
         names = self._records()
         return [self._commit(name, data) for name, data in zip(names, self.folder.read_all(names), strict=True)]
 
-    def clips(self, columns: Sequence[str]) -> tuple[list[Place], pa.Table]:
+    def clips(self, columns: Sequence[str]) -> tuple[Places, pa.Table]:
         """Some columns of all clips, and where each row lies."""
         objects = self._objects("clips")
-        places = [Place(stored.path, row) for stored in objects for row in range(stored.rows)]
-        return places, self._table(objects, CLIP_SCHEMA, columns)
+        return Places(objects), self._table(objects, CLIP_SCHEMA, columns)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of all clips, object by object: for what does not fit into memory at once."""

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -239,12 +240,18 @@ def encode_video(
             container.mux(audio.encode())
 
 
-def decode_clip(video: bytes) -> np.ndarray:
-    """Every picture of an encoded clip, RGB uint8 (F, H, W, 3)."""
+def decode_clip(video: bytes, frames: np.ndarray | None = None) -> np.ndarray:
+    """Pictures of an encoded clip, RGB uint8 (F, H, W, 3): all of them, or those that `frames` numbers, ascending."""
     if importlib.util.find_spec("decord"):
         import decord
 
         reader = decord.VideoReader(io.BytesIO(video), num_threads=1)
-        return reader.get_batch(range(len(reader))).asnumpy()
+        return reader.get_batch(range(len(reader)) if frames is None else frames.tolist()).asnumpy()
     with av.open(io.BytesIO(video), "r") as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+        decoded = container.decode(video=0)
+        if frames is None:
+            return np.stack([frame.to_ndarray(format="rgb24") for frame in decoded])
+        wanted = set(frames.tolist())
+        shown = islice(enumerate(decoded), int(frames[-1]) + 1)
+        found = {number: frame.to_ndarray(format="rgb24") for number, frame in shown if number in wanted}
+        return np.stack([found[number] for number in frames.tolist()])

@@ -97,14 +97,14 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     from emo_core.inference.sampling import Sampling
     from emo_core.model.config import tiny as tiny_model
     from emo_core.training.plot import plot_losses
-    from emo_core.training.prepare import prepare
+    from emo_core.training.prepare import plan, prepare
     from emo_core.training.recipes import stage_recipe
     from emo_data.ingest.config import IngestConfig
     from emo_data.ingest.run import ingest
     from emo_data.synthetic.sample import VERSION, write_sample
 
     sample, data, model, video = out / "sample", out / "data", out / "model", out / "talking.mp4"
-    losses = out / "losses.png"
+    losses, latents = out / "losses.png", out / "latents"
     form = IngestConfig(
         size=tiny_model().size, audio_model="tiny", identity_pattern=r"^(look\d+)_", test_share=0.0
     )  # nobody is held out here: the voice and the motion of the video come from sample/held_out
@@ -121,11 +121,11 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
             f"stage {stage}",
             {"recipe": recipe.model_dump(mode="json"), "model": tiny_model().model_dump(mode="json")},
             [run],
-            lambda report: prepare(recipe, str(data), out / run, init, device).train(report),
+            lambda report: prepare(plan(recipe, str(data), out / run, init, cache=str(latents)), device).train(report),
         )
 
     def make_plot(_: Report) -> None:
-        plot_losses({name: out / f"runs/{name.replace(' ', '')}/metrics.jsonl" for name in names[2:5]}, losses)
+        plot_losses({name: str(out / f"runs/{name.replace(' ', '')}") for name in names[2:5]}, losses)
 
     def make_sample(report: Report) -> None:
         write_sample(

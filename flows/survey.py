@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from emo_core.training.prepare import speed_buckets
-from emo_data.dataset.loader import ClipReader
+from emo_data.dataset.index import ClipIndex
 from emo_data.schema import Split
 from emo_data.store import Dataset
 
@@ -44,4 +44,4 @@ def _side(rows: list[dict[str, Any]]) -> dict[str, int]:
 
 def fitted_buckets(url: str, buckets: int) -> tuple[list[float], list[float]]:
     """Centres and radii in degrees per frame, from the clips that stage 3 would learn from."""
-    return speed_buckets(ClipReader(url, Split.TRAIN, listening=True), buckets)
+    return speed_buckets(ClipIndex(url, Split.TRAIN, listening=True), buckets)

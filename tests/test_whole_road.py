@@ -88,7 +88,7 @@ def test_the_demo_leaves_a_video_of_the_voice(road):
     assert report["measures"]["rejected"] != ["too_small"]
     assert {path.name for path in out.iterdir()} == {
         *("sample", "data", "runs", "model"),
-        *("losses.png", "talking.mp4", "talking.png", "measures.json", "report.json", "steps.json"),
+        *("latents", "losses.png", "talking.mp4", "talking.png", "measures.json", "report.json", "steps.json"),
     }
 
 

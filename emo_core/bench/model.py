@@ -6,11 +6,11 @@ from collections.abc import Callable
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from emo_core.bench.clock import device_name, forget_peak, matmul_rate, peak_bytes, seconds
-from emo_core.bench.count import count_bytes, count_flops, weight_bytes
 from emo_core.bench.subject import FAST, PAPER, Step, a_talk, on_device, on_meta, parts
 from emo_core.inference.pipeline import EMOPipeline
 from emo_core.inference.sampling import Sampling
+from emo_core.measure.clock import device_name, forget_peak, matmul_rate, peak_bytes, seconds
+from emo_core.measure.count import count_bytes, count_flops, weight_bytes
 from emo_core.model.codec import decode_latents, encode_pictures
 from emo_core.model.config import ModelConfig
 

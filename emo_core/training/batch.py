@@ -1,10 +1,12 @@
-"""From clips to the tensors of one step.
+"""From samples to the tensors of one step.
 
-Everything random comes from (seed, stage, step): no step depends on the one before.
+Everything random in a sample comes from (seed, stage, step, lane): no step depends on the one before, and no sample on
+which process makes it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,16 +14,17 @@ from torch import Tensor
 
 from emo_core.diffusion import mix_noise
 from emo_core.model.config import ModelConfig
-from emo_core.training.latents import LatentCache
 from emo_core.training.recipes import Recipe
-from emo_data.dataset.sample import Clip, make_sample
-from emo_data.dataset.window import Window, draw_window, mouth_masks
+from emo_data.dataset.sample import Samples
+from emo_data.dataset.window import mouth_masks, region_mask
 
 
 @dataclass(frozen=True)
 class Batch:
     """B samples. In stage 1 a sample is one frame (F = 1) without motion frames (N = 0)."""
 
+    names: tuple[str, ...]
+    """What a person knows the samples by."""
     latents: Tensor
     """(B, F, C, H, W), clean."""
     reference: Tensor
@@ -47,73 +50,85 @@ class Batch:
 
     def part(self, start: int, end: int) -> "Batch":
         """Samples start to end, for accumulation."""
-        return self._each(lambda value: value[start:end])
+        return replace(self, names=self.names[start:end], **self._each(lambda value: value[start:end]))
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        return self._each(lambda value: value.to(device))
+        return replace(self, **self._each(lambda value: value.to(device, non_blocking=True)))
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        return replace(self, **{key: change(value) for key, value in vars(self).items() if value is not None})
-
-
-def _error_weight(clips: list[Clip], windows: list[Window], frames: int, side: int, mouth_weight: float) -> Tensor:
-    masks = np.stack([mouth_masks(clips[w.clip].box[w.start : w.start + frames], side) for w in windows])
-    weight = torch.from_numpy(1 + (mouth_weight - 1) * masks)
-    return weight / weight.mean(dim=(1, 2, 3, 4), keepdim=True)
+    def _each(self, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+        return {key: change(value) for key, value in vars(self).items() if isinstance(value, Tensor)}
 
 
-def _draw_noise(rng: np.random.Generator, shape: tuple[int, ...], config: ModelConfig) -> Tensor:
-    """Noise (B, F, C, H, W) from anywhere in a video."""
-    batch, frames, *picture = shape
-    places = rng.random((batch, 1)) + np.arange(frames) / config.noise_drift
-    keys = rng.standard_normal((batch, int(places.max()) + 2, *picture), dtype=np.float32)
-    return mix_noise(keys, places, rng.standard_normal(shape, dtype=np.float32), config.common_noise)
+def batches(
+    samples: Iterator[Samples],
+    recipe: Recipe,
+    config: ModelConfig,
+    lanes: range,
+    steps: range,
+    encode: Callable[[Tensor], Tensor],
+) -> Iterator[Batch]:
+    """The lanes' part of the batch of every step.
+
+    samples: their readings in the order of `Order.reads`. encode: pictures or stored latents -> latents.
+    """
+    now: dict[int, Samples] = {}
+    for step in steps:
+        for lane in lanes:
+            if lane not in now or step not in now[lane]["steps"]:
+                now[lane] = next(samples)
+        drawn = [_draw(recipe, config, now[lane], step) for lane in lanes]
+        whole = np.random.default_rng([recipe.seed, recipe.stage, step])
+        strata = whole.permutation((np.arange(recipe.batch) + whole.random(recipe.batch)) / recipe.batch)
+        yield _join(drawn, recipe, torch.from_numpy(strata[lanes.start : lanes.stop]).float(), encode)
 
 
-def draw_batch(recipe: Recipe, config: ModelConfig, clips: list[Clip], cache: LatentCache, step: int) -> Batch:
-    """The batch of a step (counted from 0)."""
-    frames, before = (1, 0) if recipe.stage == 1 else (config.frames, config.motion_frames)
-    rng = np.random.default_rng([recipe.seed, recipe.stage, step])
-    lengths = np.array([clip.frames for clip in clips])
-    windows = [draw_window(rng, lengths, frames, before) for _ in range(recipe.batch)]
-    samples = [
-        make_sample(
-            clips[window.clip],
-            window,
-            frames=frames,
-            margin=config.audio_margin,
-            size=config.size,
-            grow=tuple(rng.uniform(0, recipe.grow_mask, 2)),
-        )
-        for window in windows
-    ]
-    dropped = rng.random(recipe.batch)
-    keep_reference = torch.from_numpy(dropped >= recipe.drop_all).float()
-    audio = speed = None
+def _draw(recipe: Recipe, config: ModelConfig, samples: Samples, step: int) -> dict[str, Any]:
+    """One sample, with what is random about it besides its window. Tensors are not yet latents."""
+    place = samples["steps"].index(step)
+    rng = np.random.default_rng([recipe.seed, recipe.stage, step, samples["lane"], 1])
+    box = samples["box"][place].numpy()
+    dropped, first = rng.random(2)
+    grow = tuple(rng.uniform(0, recipe.grow_mask, 2))
+    side = config.size // config.codec_downscale
+    weight = torch.from_numpy(1 + (recipe.mouth_weight - 1) * mouth_masks(box, side))
+    drawn = {
+        "name": samples["names"][place],
+        "run": samples["run"][place],
+        "reference": samples["reference"][place],
+        "mask": torch.from_numpy(region_mask(box, config.size, grow)),
+        "keep_reference": torch.tensor(float(dropped >= recipe.drop_all)),
+        "keep_motion": torch.tensor(float(first >= recipe.zero_motion)),
+        "noise": _draw_noise(rng, len(box), config),
+        "weight": weight / weight.mean(),
+    }
     if recipe.stage >= 2:
-        keep_audio = torch.from_numpy(dropped >= recipe.drop_all + recipe.drop_audio).float()
-        audio = torch.from_numpy(np.stack([sample.audio for sample in samples if sample.audio is not None])).float()
-        audio = audio * keep_audio.view(-1, 1, 1, 1, 1)
+        heard = dropped >= recipe.drop_all + recipe.drop_audio
+        drawn["audio"] = samples["audio"][place].float() * float(heard)
     if recipe.stage >= 3:
-        speed = torch.from_numpy(np.stack([sample.speed for sample in samples]))
-    stored = [cache.latents(clips[window.clip].clip_id) for window in windows]
-    run = np.stack([latents[w.start - before : w.start + frames] for latents, w in zip(stored, windows, strict=True)])
-    clip_latents = torch.from_numpy(run).float()
-    latents = clip_latents[:, before:]
-    strata = (np.arange(recipe.batch) + rng.random(recipe.batch)) / recipe.batch
+        drawn["speed"] = samples["speed"][place]
+    return drawn
+
+
+def _join(drawn: list[dict[str, Any]], recipe: Recipe, strata: Tensor, encode: Callable[[Tensor], Tensor]) -> Batch:
+    stacked = {key: torch.stack([one[key] for one in drawn]) for key in drawn[0] if key != "name"}
+    frames = stacked["noise"].shape[1]
+    shown = encode(torch.cat([stacked.pop("run"), stacked.pop("reference")[:, None]], dim=1))
     return Batch(
-        latents=latents,
-        reference=torch.from_numpy(
-            np.stack([latents[w.reference] for latents, w in zip(stored, windows, strict=True)])
-        ).float(),
-        motion=clip_latents[:, :before],
-        mask=torch.from_numpy(np.stack([sample.mask for sample in samples])),
-        audio=audio,
-        speed=speed,
-        keep_reference=keep_reference,
-        keep_motion=torch.from_numpy(rng.random(recipe.batch) >= recipe.zero_motion).float(),
-        noise=_draw_noise(rng, tuple(latents.shape), config),
-        weight=_error_weight(clips, windows, frames, latents.shape[-1], recipe.mouth_weight),
-        strata=torch.from_numpy(rng.permutation(strata)),
+        names=tuple(one["name"] for one in drawn),
+        latents=shown[:, -frames - 1 : -1],
+        reference=shown[:, -1],
+        motion=shown[:, : -frames - 1],
+        audio=stacked.pop("audio", None),
+        speed=stacked.pop("speed", None),
+        strata=strata,
+        **stacked,
     )
+
+
+def _draw_noise(rng: np.random.Generator, frames: int, config: ModelConfig) -> Tensor:
+    """Noise (F, C, H, W) from anywhere in a video."""
+    shape = config.latent_shape
+    places = rng.random() + np.arange(frames) / config.noise_drift
+    keys = rng.standard_normal((int(places.max()) + 2, *shape), dtype=np.float32)
+    return mix_noise(keys, places, rng.standard_normal((frames, *shape), dtype=np.float32), config.common_noise)

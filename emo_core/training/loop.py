@@ -1,30 +1,63 @@
-"""The one loop that trains every stage: draw, step, write down, save; and go on exactly where it stopped."""
+"""The one loop that trains every stage, in one process or in many: step, write down, save; go on exactly where it
+stopped."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from enum import IntEnum
 
 import torch
+from torch import Tensor, nn
 
 from emo_core.checkpoint import Checkpoint
-from emo_core.training.batch import draw_batch
-from emo_core.training.latents import LatentCache
-from emo_core.training.optim import learning_rate, load_optimizer, make_optimizer, save_optimizer
+from emo_core.training.ahead import ahead
+from emo_core.training.batch import Batch, batches
+from emo_core.training.latents import LatentCache, codec_fingerprint, encode
+from emo_core.training.optim import (
+    RunningMean,
+    learning_rate,
+    load_optimizer,
+    load_weights,
+    make_optimizer,
+    save_optimizer,
+    save_weights,
+)
 from emo_core.training.preview import write_preview
+from emo_core.training.ranks import Ranks
 from emo_core.training.recipes import Recipe
+from emo_core.training.record import Record
 from emo_core.training.run_folder import RunFolder
 from emo_core.training.stages import freeze_all_but
-from emo_core.training.step import accumulate
+from emo_core.training.step import StageLoss, accumulate
+from emo_core.training.validate import fixed_batch, validation_loss
 from emo_data.cores import cores
-from emo_data.dataset.loader import ClipReader
+from emo_data.dataset.index import ClipIndex
+from emo_data.dataset.loader import load
+from emo_data.dataset.order import Order
+from emo_data.dataset.sample import Wants
 
 OnStep = Callable[[int, int, str], None]
 """(steps done, steps in all, note): called after every step."""
 
 
+class Notice(IntEnum):
+    """What the outside wants of a run."""
+
+    NONE = 0
+    SAVE = 1
+    """The machine may soon be gone: write a checkpoint now, and go on."""
+    STOP = 2
+    """Write a checkpoint and stop."""
+
+
 class DivergedError(RuntimeError):
     """The loss is no longer a number."""
+
+
+class StoppedError(Exception):
+    """The run was asked to stop, and can go on."""
 
 
 @dataclass
@@ -33,53 +66,210 @@ class Trainer:
 
     recipe: Recipe
     checkpoint: Checkpoint
-    reader: ClipReader
-    cache: LatentCache
+    index: ClipIndex
+    held_out: ClipIndex | None
+    cache: str | None
     run: RunFolder
     device: torch.device
+    ranks: Ranks
+    processes: int = 0
+    """That read samples ahead, besides this one."""
 
-    def train(self, on_step: OnStep | None = None) -> None:
-        """Train to the last step and write RUN/model. Where the run has its model already, nothing is done."""
-        if self.run.finished():
+    def train(self, on_step: OnStep | None = None, notice: Callable[[], Notice] = lambda: Notice.NONE) -> None:
+        """Train to the last step and write RUN/model. Where the run has its model already, nothing is done.
+
+        notice: asked after every step. Raises StoppedError, or DivergedError with the samples that are to blame; both
+        leave a checkpoint of the last good step.
+        """
+        if self.ranks.of_first(self.run.finished()):
             return
-        recipe, scheduler = self.recipe, self.checkpoint.scheduler
+        recipe, ranks = self.recipe, self.ranks
         model = self.checkpoint.model.to(self.device).channels_last()
-        model.backbone.gradient_checkpointing = recipe.gradient_checkpointing
-        model.reference_net.gradient_checkpointing = recipe.gradient_checkpointing
-        trained = freeze_all_but(model, recipe)
-        parameters, side_by_side = list(trained.values()), _side_by_side(self.device)
-        optimizer = make_optimizer(trained, recipe)
-        clips = self.reader.clips()
-        first = self.run.resume(model)
-        if first:
-            load_optimizer(optimizer, trained, self.run.optimizer_file(first))
+        self.checkpoint.codec.to(self.device)
+        for unet in (model.backbone, model.reference_net):
+            unet.gradient_checkpointing = recipe.gradient_checkpointing
+            if recipe.compiled:
+                unet.compile(dynamic=False)
+        self.trained = freeze_all_but(model, recipe)
+        self.optimizer = make_optimizer(self.trained, recipe)
+        self.mean = None if recipe.ema_decay is None else RunningMean(self.trained, recipe.ema_decay)
+        losses_of = StageLoss(model, self.checkpoint.scheduler, recipe)
+        together = ranks.together(losses_of)
+        first = self._resume()
+        latents = self._latents(self.index, on_step)
+        held_out = self._fixed(self.held_out)
         model.train()
-        for step in range(first, recipe.steps):
-            began = time.perf_counter()
-            batch = draw_batch(recipe, self.checkpoint.card.config, clips, self.cache, step).to(self.device)
-            rate = learning_rate(recipe, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = accumulate(model, parameters, scheduler, batch, recipe, side_by_side)
-            if not math.isfinite(loss):
-                raise DivergedError(f"loss {loss} at step {step + 1}; {self.run.folder} keeps the last good checkpoint")
-            norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
-            if not torch.isfinite(norm):
-                raise DivergedError(f"gradient {norm} at step {step + 1}; {self.run.folder} keeps the last checkpoint")
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            done, seconds = step + 1, time.perf_counter() - began
-            self.run.record({"step": done, "loss": loss, "lr": rate, "samples_per_s": recipe.batch / seconds})
-            if done % recipe.checkpoint_every == 0 and done < recipe.steps:
-                self.run.save(self.checkpoint, done, lambda path: save_optimizer(optimizer, trained, path))
-            if done % recipe.preview_every == 0 or done == recipe.steps:
-                model.eval()
-                write_preview(self.run.folder / "previews", self.checkpoint, clips[0], self.cache, self.reader, done)
-                model.train()
-            if on_step is not None:
-                on_step(done, recipe.steps, f"loss {loss:.3f}")
+        steps, lanes = range(first, recipe.steps), ranks.lanes(recipe.batch)
+        with Record(self.run, first) if ranks.leads else nullcontext() as record:
+            waiting = time.perf_counter()
+            for step, batch in zip(steps, ahead(self._batches(latents, lanes, steps)), strict=True):
+                waited = time.perf_counter() - waiting
+                line = self._step(step, batch.to(self.device), losses_of, together)
+                done = step + 1
+                asked = self._asked(notice)
+                if asked or (done % recipe.checkpoint_every == 0 and done < recipe.steps):
+                    self._save(done)
+                if held_out and (done % recipe.validate_every == 0 or done == recipe.steps):
+                    line["validation_loss"] = self._validate(losses_of, held_out)
+                seconds = time.perf_counter() - waiting
+                line |= {"samples_per_s": recipe.batch / seconds, "data_wait_share": waited / seconds}
+                if record is not None:
+                    record.add({"step": done, **line})
+                if asked is Notice.STOP:
+                    raise StoppedError(f"{self.run.url}: stopped after step {done} of {recipe.steps}, which is kept")
+                if ranks.leads and (done % recipe.preview_every == 0 or done == recipe.steps):
+                    self._preview(done)
+                if on_step is not None:
+                    on_step(done, recipe.steps, f"loss {line['loss']:.3f}")
+                waiting = time.perf_counter()
         model.eval()
-        self.run.finish(self.checkpoint)
+        if ranks.leads:
+            with self._mean_in_place():
+                self.run.finish(self.checkpoint)
+        ranks.of_first(None)
+
+    def _step(self, step: int, batch: Batch, losses_of: StageLoss, together: nn.Module) -> dict[str, float]:
+        recipe, ranks = self.recipe, self.ranks
+        rate = learning_rate(recipe, step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        parameters = list(self.trained.values())
+        losses = accumulate(
+            together,
+            parameters,
+            batch,
+            recipe.micro_batch,
+            share=len(batch.names) * ranks.size / recipe.batch,
+            side_by_side=_side_by_side(self.device) if ranks.size == 1 else 1,
+        )
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm))
+        (loss,) = ranks.total(float(losses.sum()) / recipe.batch, device=self.device)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._diverged(step, batch, losses, losses_of)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.mean is not None:
+            self.mean.update(step)
+        return {"loss": loss, "lr": rate, "gradient_norm": norm}
+
+    def _diverged(self, step: int, batch: Batch, losses: Tensor, losses_of: StageLoss) -> None:
+        """Name the samples whose loss or gradient is no number; the weights are still those of the step before."""
+        self.optimizer.zero_grad(set_to_none=True)
+        bad = [name for name, loss in zip(batch.names, losses, strict=True) if not torch.isfinite(loss)]
+        if not any(self.ranks.of_all(bad)):
+            for number, name in enumerate(batch.names):
+                one = losses_of(batch.part(number, number + 1)).sum()
+                gradients = torch.autograd.grad(one, list(self.trained.values()))
+                bad += [] if all(torch.isfinite(gradient).all() for gradient in gradients) else [name]
+        blamed = [name for names in self.ranks.of_all(bad) for name in names] or ["all of the step's samples together"]
+        if step:
+            self._save(step)
+        raise DivergedError(
+            f"the loss or its gradient is not a number at step {step + 1}, because of {'; '.join(blamed)}. "
+            f"{self.run.url} keeps the weights of step {step}. Look at these clips, leave them out with --keep, or "
+            "begin another run with a lower learning rate"
+        )
+
+    def _resume(self) -> int:
+        """Put the newest checkpoint into the model and what trains it; return its step, or 0."""
+        step = self.ranks.of_first(self.run.newest())
+        if step:
+            self.run.read(step, "trained.safetensors", lambda path: load_weights(self.trained, path))
+            self.run.read(
+                step, "optimizer.safetensors", lambda path: load_optimizer(self.optimizer, self.trained, path)
+            )
+            if self.mean is not None:
+                weights = self.mean.weights
+                self.run.read(step, "mean.safetensors", lambda path: load_weights(weights, path))
+        return step
+
+    def _save(self, step: int) -> None:
+        if not self.ranks.leads:
+            return
+        writers: dict[str, Callable] = {
+            "trained.safetensors": lambda path: save_weights(self.trained, path),
+            "optimizer.safetensors": lambda path: save_optimizer(self.optimizer, self.trained, path),
+        }
+        if self.mean is not None:
+            weights = self.mean.weights
+            writers["mean.safetensors"] = lambda path: save_weights(weights, path)
+        self.run.save(step, writers)
+
+    def _latents(self, index: ClipIndex, on_step: OnStep | None) -> LatentCache | None:
+        """The cache, with every clip in it: each process encodes its share of those that are not."""
+        if self.cache is None:
+            return None
+        cache = LatentCache(self.cache, codec_fingerprint(self.checkpoint.codec), index)
+        missing = self.ranks.of_first(cache.missing())
+        mine = missing[self.ranks.rank :: self.ranks.size]
+
+        def tell(done: int) -> None:
+            if on_step is not None:
+                on_step(0, self.recipe.steps, f"latents of {done} of {len(mine)} clips")
+
+        cache.fill(self.checkpoint.codec, mine, self.recipe.bf16, tell)
+        self.ranks.of_all(None)
+        return cache
+
+    def _batches(self, latents: LatentCache | None, lanes: range, steps: range) -> Iterator[Batch]:
+        recipe, wants = self.recipe, self._wants(latents)
+        order = Order.over(
+            self.index.lengths,
+            wants.frames,
+            wants.before,
+            lanes=recipe.batch,
+            windows=recipe.windows,
+            seed=(recipe.seed, recipe.stage),
+        )
+        samples = load(self.index, wants, order, lanes, steps, self.processes)
+        return batches(samples, recipe, self.checkpoint.card.config, lanes, steps, self._encode)
+
+    def _encode(self, shown: Tensor) -> Tensor:
+        if shown.dtype == torch.float16:
+            return shown.float()
+        return encode(self.checkpoint.codec, shown, self.recipe.bf16)
+
+    def _wants(self, latents: LatentCache | None) -> Wants:
+        recipe, config = self.recipe, self.checkpoint.card.config
+        frames, before = (1, 0) if recipe.stage == 1 else (config.frames, config.motion_frames)
+        return Wants(
+            frames=frames,
+            before=before,
+            margin=config.audio_margin,
+            listening=recipe.stage >= 2,
+            speed=recipe.stage >= 3,
+            seed=(recipe.seed, recipe.stage),
+            latents=latents,
+        )
+
+    def _fixed(self, index: ClipIndex | None) -> list[Batch | None]:
+        """The samples of held-out people, or none."""
+        if index is None:
+            return []
+        wants = self._wants(None)
+        return [fixed_batch(self.recipe, self.checkpoint.card.config, index, wants, self.ranks, self._encode)]
+
+    def _validate(self, losses_of: StageLoss, held_out: list[Batch | None]) -> float:
+        losses_of.eval()
+        with self._mean_in_place():
+            loss = validation_loss(losses_of, held_out[0], self.recipe.micro_batch, self.ranks, self.device)
+        losses_of.train()
+        return loss
+
+    def _preview(self, step: int) -> None:
+        model = self.checkpoint.model.eval()
+        with self._mean_in_place():
+            write_preview(self.run, self.checkpoint, self.index, self.recipe.bf16, step)
+        model.train()
+
+    def _mean_in_place(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.mean is None else self.mean.in_place()
+
+    def _asked(self, notice: Callable[[], Notice]) -> Notice:
+        """The most urgent of what is asked of any process."""
+        asked = notice()
+        save, stop = self.ranks.total(asked == Notice.SAVE, asked == Notice.STOP, device=self.device)
+        return Notice.STOP if stop else Notice.SAVE if save else Notice.NONE
 
 
 def _side_by_side(device: torch.device) -> int:

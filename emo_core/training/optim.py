@@ -1,6 +1,8 @@
-"""AdamW, its learning rate, and its state as a safetensors file."""
+"""AdamW, its learning rate, its state as a safetensors file; and the running mean of what it trains."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -57,3 +59,53 @@ def load_optimizer(optimizer: torch.optim.AdamW, trained: dict[str, nn.Parameter
             else value.to(parameter.device)
             for key, value in state.items()
         }
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write parameters, or what stands for them, by name."""
+    save_file({name: value.detach().contiguous() for name, value in weights.items()}, path)
+
+
+@torch.no_grad()
+def load_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Read what `save_weights` wrote into the same parameters. Raises ValueError where the names differ."""
+    saved = load_file(path)
+    if saved.keys() != weights.keys():
+        raise ValueError(
+            f"{path}: holds other parameters than this run trains: {sorted(saved.keys() ^ weights.keys())}"
+        )
+    for name, value in weights.items():
+        value.copy_(saved[name])
+
+
+class RunningMean:
+    """The exponential moving average of trained parameters, in float32.
+
+    Not in the paper. decay: how much of it a step keeps; less in the first steps, when the weights are still far off.
+    """
+
+    def __init__(self, trained: Mapping[str, nn.Parameter], decay: float) -> None:
+        self._trained, self._decay = trained, decay
+        self.weights = {name: parameter.detach().clone() for name, parameter in trained.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """After the optimiser's step number `step`, counted from 0."""
+        decay = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(list(self.weights.values()), [p.detach() for p in self._trained.values()], 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the mean weights while the block runs."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self._trained.items():
+            kept = parameter.detach().clone()
+            parameter.copy_(self.weights[name])
+            self.weights[name].copy_(kept)

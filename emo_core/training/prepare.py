@@ -1,40 +1,70 @@
 """All that comes before the first step: data, the stage's model, and the folder of the run."""
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from emo_core.checkpoint import Card, Checkpoint, fingerprint, load, load_codec, read_card
+from emo_core.checkpoint import Card, Checkpoint, at_hand, fingerprint, load, load_codec, read_card
 from emo_core.diffusion import noise_schedule
 from emo_core.model.codec import Codec, LinearCodec, encode_pictures
 from emo_core.model.config import ModelConfig, preset_config
 from emo_core.model.emo import build, grow
 from emo_core.model.pretrained import PICKLED, SAFE, WeightsError, load_vae, take_motion, take_unet
 from emo_core.model.speed import fit_buckets
-from emo_core.training.latents import LatentCache
 from emo_core.training.loop import Trainer
+from emo_core.training.ranks import Ranks
 from emo_core.training.recipes import Recipe
 from emo_core.training.run_folder import RunCard, RunFolder
-from emo_data.dataset.loader import ClipReader
+from emo_data.dataset.index import ClipIndex
 from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
 from emo_data.schema import FPS, Split
 
 CODEC_PICTURES = 400
 """Frames that the linear codec is fitted to."""
+BUCKET_CLIPS = 2000
+"""Clips whose speeds the buckets are fitted to: hundreds of thousands of frames."""
 
 
-def prepare(
-    recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device, weights: Path | None = None
-) -> Trainer:
-    """A trainer, ready to start or to go on.
+@dataclass(frozen=True)
+class Plan:
+    """A run that can begin: everything about it has been checked that can be without its model. Any process can carry
+    it out."""
+
+    run: RunFolder
+    index: ClipIndex
+    held_out: ClipIndex | None
+    """Clips of people who are not trained on; None where there are none."""
+    init: str | None
+    public: dict[str, Path]
+    """Public weights that the stage starts from, by part."""
+    cache: str | None
+    """Where latents are kept; None encodes pictures as they come."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's numbers."""
+        return self.run.card.recipe
+
+
+def plan(
+    recipe: Recipe,
+    data: str,
+    out: str | Path,
+    init: str | Path | None = None,
+    weights: Path | None = None,
+    cache: str | None = None,
+) -> Plan:
+    """Check a run. Nothing is written.
 
     init: the finished model of the stage before, RUN/model; None in stage 1. weights: folder of public weights, see
-    `_PUBLIC`; None starts from random ones and fits a linear codec to the data. Raises UserError where data, init,
-    weights and stage do not fit together; then nothing is written.
+    `_PUBLIC`; None starts from random ones and fits a linear codec to the data. cache: see `LatentCache`. Raises
+    UserError where data, init, weights, folder and stage do not fit together.
     """
     if (init is None) != (recipe.stage == 1):
         raise UserError(
@@ -49,31 +79,57 @@ def prepare(
         does = "does so anyway" if recipe.stage == 1 else "never does"
         raise UserError(f"--train-spatial: is for stage 2; stage {recipe.stage} {does}")
     public = _public(recipe, weights)
-    reader = ClipReader(data, Split.TRAIN, listening=recipe.stage > 1)
-    config = _config(reader, recipe) if init is None else read_card(init).config
-    _check_data(reader, recipe, config)
-    checkpoint = _first_stage(reader, recipe, public) if init is None else _next_stage(init, reader, recipe, public)
+    index = ClipIndex(data, Split.TRAIN, listening=recipe.stage > 1, keep=recipe.keep)
+    before = None
+    if init is not None:
+        with at_hand(init) as folder:
+            card = read_card(folder)
+            if card.stage != recipe.stage - 1:
+                raise UserError(f"{init}: a model of stage {card.stage}, but one of stage {recipe.stage - 1} is needed")
+            config, before = card.config, fingerprint(folder)
+    else:
+        config = _config(index, recipe)
+    _check_data(index, recipe, config)
+    if "vae" in public:
+        channels = _given_codec(public["vae"], config).config.latent_channels
+        config = config.model_copy(update={"latent_channels": channels})
     run = RunFolder(
-        out,
+        str(out),
         RunCard(
             recipe=recipe,
-            config=checkpoint.card.config,
+            config=config,
             data=data,
-            data_fingerprint=reader.fingerprint,
-            init=None if init is None else fingerprint(init),
+            data_fingerprint=index.fingerprint,
+            init=before,
             weights={part: fingerprint(path) for part, path in public.items()},
+            cached_latents=cache is not None,
         ),
     )
-    run.claim()
-    if step := run.newest():
-        checkpoint.codec = load_codec(run.model_at(step) / "vae")  # not a new fit, which could differ in its last bits
-    cache = LatentCache(out / "latents", checkpoint.codec.to(device), reader)
-    return Trainer(recipe, checkpoint, reader, cache, run, device)
+    run.check()
+    held_out = _held_out(data, recipe, config) if recipe.validation else None
+    return Plan(run, index, held_out, None if init is None else str(init), public, cache)
 
 
-def speed_buckets(reader: ClipReader, buckets: int) -> tuple[list[float], list[float]]:
-    """Centres and radii fitted to the head speeds of the reader's clips (EMO 3.2.5)."""
-    return fit_buckets(np.concatenate([clip.speed for clip in reader.clips()]), buckets)
+def prepare(plan: Plan, device: torch.device, ranks: Ranks | None = None) -> Trainer:
+    """A trainer, ready to start or to go on. Called by every process; the first claims the folder.
+
+    Raises UserError where the model, the data and the weights do not fit together; nothing is written then.
+    """
+    ranks = ranks or Ranks()
+    checkpoint = _first_stage(plan, ranks.leads) if plan.init is None else _next_stage(plan)
+    if ranks.leads:
+        plan.run.claim()
+        if _fits_codec(plan):
+            _keep_codec(plan.run, checkpoint.codec)
+    ranks.of_first(None)  # from here on the folder is what this run needs
+    if _fits_codec(plan) and (kept := _kept_codec(plan.run)) is not None:
+        checkpoint.codec = kept
+    return Trainer(plan.recipe, checkpoint, plan.index, plan.held_out, plan.cache, plan.run, device, ranks)
+
+
+def speed_buckets(index: ClipIndex, buckets: int) -> tuple[list[float], list[float]]:
+    """Centres and radii fitted to the head speeds of an index's clips (EMO 3.2.5)."""
+    return fit_buckets(index.speeds(BUCKET_CLIPS), buckets)
 
 
 _PUBLIC = {1: ("unet", "vae"), 2: ("motion",), 3: ()}
@@ -107,29 +163,51 @@ def _from_weights() -> Iterator[None]:
         raise UserError(f"--weights {error}") from error
 
 
-def _check_data(reader: ClipReader, recipe: Recipe, config: ModelConfig) -> None:
+def _check_data(index: ClipIndex, recipe: Recipe, config: ModelConfig) -> None:
     """Before anything is fitted or loaded: whether the model can learn from these clips at all."""
-    if reader.fps != FPS:
-        raise UserError(f"dataset {reader.url}: has {reader.fps:g} frames per second; ingest again with --fps {FPS}")
-    if reader.size != config.size:
+    if index.fps != FPS:
+        raise UserError(f"dataset {index.url}: has {index.fps:g} frames per second; ingest again with --fps {FPS}")
+    if index.size != config.size:
         raise UserError(
-            f"dataset {reader.url}: its pictures have {reader.size} pixels per side, the model takes {config.size}; "
+            f"dataset {index.url}: its pictures have {index.size} pixels per side, the model takes {config.size}; "
             f"ingest again with --size {config.size}"
         )
     needed = 1 if recipe.stage == 1 else config.frames + config.motion_frames
-    if not any(row["frames"] >= needed for row in reader.rows):
-        raise UserError(f"dataset {reader.url}: no clip has the {needed} frames that stage {recipe.stage} needs")
+    if index.lengths.max() < needed:
+        raise UserError(f"dataset {index.url}: no clip has the {needed} frames that stage {recipe.stage} needs")
 
 
-def _config(reader: ClipReader, recipe: Recipe) -> ModelConfig:
-    return preset_config(recipe.preset, len(reader.extractor.layers), reader.extractor.width)
+def _held_out(data: str, recipe: Recipe, config: ModelConfig) -> ClipIndex | None:
+    try:
+        index = ClipIndex(data, Split.TEST, listening=recipe.stage > 1, keep=recipe.keep)
+    except UserError:  # nobody is held out, which is no fault
+        return None
+    needed = 1 if recipe.stage == 1 else config.frames + config.motion_frames
+    return index if index.lengths.max() >= needed else None
 
 
-def _first_stage(reader: ClipReader, recipe: Recipe, public: dict[str, Path]) -> Checkpoint:
-    config = _config(reader, recipe)
-    codec = _given_codec(public["vae"], config) if "vae" in public else _fit_codec(reader, recipe, config)
-    config = config.model_copy(update={"latent_channels": codec.config.latent_channels})
-    torch.manual_seed(recipe.seed)
+def _config(index: ClipIndex, recipe: Recipe) -> ModelConfig:
+    return preset_config(recipe.preset, len(index.extractor.layers), index.extractor.width)
+
+
+def _fits_codec(plan: Plan) -> bool:
+    return plan.init is None and "vae" not in plan.public
+
+
+def _first_stage(plan: Plan, fit: bool) -> Checkpoint:
+    """fit: whether to fit a codec where there is none yet, which one process does for all."""
+    config, public = plan.run.card.config, plan.public
+    if "vae" in public:
+        codec: Codec = _given_codec(public["vae"], config)
+    else:
+        # What was kept, not a new fit, which could differ in its last bits; and until the first process has kept one,
+        # the others hold an empty one.
+        codec = _kept_codec(plan.run) or (
+            _fit_codec(plan.index, plan.recipe.seed, config)
+            if fit
+            else LinearCodec(config.codec_downscale, config.latent_channels)
+        )
+    torch.manual_seed(plan.recipe.seed)
     model = build(config, stage=1)
     if "unet" in public:
         with _from_weights():
@@ -149,49 +227,65 @@ def _given_codec(path: Path, config: ModelConfig) -> Codec:
     return codec
 
 
-def _fit_codec(reader: ClipReader, recipe: Recipe, config: ModelConfig) -> Codec:
-    rng = np.random.default_rng([recipe.seed, 0])
-    rows = reader.rows
-    each = max(1, CODEC_PICTURES // len(rows))
-    chosen = [rows[i] for i in sorted(rng.permutation(len(rows))[:CODEC_PICTURES])]
+def _fit_codec(index: ClipIndex, seed: int, config: ModelConfig) -> Codec:
+    rng = np.random.default_rng([seed, 0])
+    each = max(1, CODEC_PICTURES // len(index))
+    chosen = np.sort(rng.permutation(len(index))[:CODEC_PICTURES])
     pictures = np.concatenate(
-        [reader.pictures(row["clip_id"])[np.sort(rng.permutation(row["frames"])[:each])] for row in chosen]
+        [index.pictures(clip, np.sort(rng.permutation(index.lengths[clip])[:each])) for clip in chosen]
     )
     pixels = torch.from_numpy(pictures).movedim(-1, 1).float() / 127.5 - 1
     return LinearCodec.fit(pixels, config.codec_downscale, config.latent_channels)
 
 
-def _next_stage(init: Path, reader: ClipReader, recipe: Recipe, public: dict[str, Path]) -> Checkpoint:
-    before = load(init, stage=recipe.stage - 1)
-    config = before.card.config
-    if config.channels != _config(reader, recipe).channels:
+def _kept_codec(run: RunFolder) -> Codec | None:
+    if not run.folder.exists("vae/config.json"):
+        return None
+    with at_hand(f"{run.url}/vae") as folder:
+        return load_codec(folder)
+
+
+def _keep_codec(run: RunFolder, codec: Codec) -> None:
+    with tempfile.TemporaryDirectory() as scratch, run.writing("the codec"):
+        codec.save_pretrained(scratch)
+        for path in sorted(Path(scratch).iterdir(), key=lambda path: path.suffix == ".json"):  # it makes it a codec
+            run.folder.put(f"vae/{path.name}", path)
+
+
+def _next_stage(plan: Plan) -> Checkpoint:
+    recipe, index, config = plan.recipe, plan.index, plan.run.card.config
+    assert plan.init is not None
+    with at_hand(plan.init) as folder:
+        before, came_from = load(folder, stage=recipe.stage - 1), fingerprint(folder)
+    init = plan.init
+    if config.channels != _config(index, recipe).channels:
         raise UserError(f"--preset {recipe.preset}: the model in {init} is of another size; give the preset of stage 1")
-    extractor = reader.extractor
+    extractor = index.extractor
     if (len(extractor.layers), extractor.width) != (config.audio_layers, config.audio_width):
         raise UserError(
-            f"dataset {reader.url}: its audio features are {len(extractor.layers)} x {extractor.width}, the model in "
+            f"dataset {index.url}: its audio features are {len(extractor.layers)} x {extractor.width}, the model in "
             f"{init} takes {config.audio_layers} x {config.audio_width}; use the dataset that stage 1 was trained on"
         )
-    encoder = before.audio_encoder or AudioEncoder.load(reader.dataset.config["audio_model"], list(extractor.layers))
+    encoder = before.audio_encoder or AudioEncoder.load(index.dataset.config["audio_model"], list(extractor.layers))
     if (encoder.fingerprint, tuple(encoder.layers)) != (extractor.fingerprint, extractor.layers):
         raise UserError(
-            f"dataset {reader.url}: its audio features are layers {list(extractor.layers)} of extractor "
+            f"dataset {index.url}: its audio features are layers {list(extractor.layers)} of extractor "
             f"{extractor.fingerprint}, this model listens to layers {encoder.layers} of {encoder.fingerprint}; "
             "ingest again with the model's audio_encoder folder as --audio-model"
         )
-    buckets = speed_buckets(reader, config.speed_buckets) if recipe.stage == 3 else None
+    buckets = speed_buckets(index, config.speed_buckets) if recipe.stage == 3 else None
     torch.manual_seed(recipe.seed)
     card = Card(
         stage=recipe.stage,
         config=config,
         audio_fingerprint=extractor.fingerprint,
         speed_buckets=buckets,
-        lineage=[*before.card.lineage, fingerprint(init)],
+        lineage=[*before.card.lineage, came_from],
     )
     model = grow(before.model, config, recipe.stage, buckets)
-    if "motion" in public:
+    if "motion" in plan.public:
         with _from_weights():
-            take_motion(model, public["motion"])
+            take_motion(model, plan.public["motion"])
     return Checkpoint(
         card=card,
         model=model,

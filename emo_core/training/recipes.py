@@ -18,7 +18,7 @@ class Recipe(BaseModel):
     stage: Literal[1, 2, 3]
     preset: Preset = "sd15"
     steps: int = Field(gt=0)
-    batch: int = Field(gt=0, description="samples per optimiser step")
+    batch: int = Field(gt=0, description="samples per optimiser step, however many workers share it")
     micro_batch: int = Field(gt=0, description="samples per forward pass")
     learning_rate: float = Field(gt=0)
     one_cycle: bool = Field(default=False, description="warm up over a tenth, then fall to zero along a cosine")
@@ -36,24 +36,32 @@ class Recipe(BaseModel):
     drop_audio: float = Field(default=0.05, description="share of samples without audio")
     zero_motion: float = Field(default=0.2, description="share of samples without motion frames: a video's first clip")
     grow_mask: float = Field(default=0.5, description="the face region is enlarged by up to this share of its size")
+    windows: int = Field(default=4, gt=0, description="drawn from a clip each time it is read")
+    keep: tuple[str, ...] = Field(default=(), description="only clips that pass these thresholds: blur<0.5")
+    ema_decay: float | None = Field(
+        default=None, gt=0, lt=1, description="the model is a running mean of the trained weights; None: the last ones"
+    )
+    compiled: bool = Field(default=False, description="torch.compile makes Backbone and ReferenceNet faster first")
     seed: int = 0
     checkpoint_every: int = Field(default=500, gt=0)
     preview_every: int = Field(default=1000, gt=0)
+    validate_every: int = Field(default=500, gt=0)
+    validation: int = Field(default=32, ge=0, description="samples of held-out people, always the same ones")
 
 
 def stage1_image() -> Recipe:
     """Images: Backbone, ReferenceNet and Face Locator; the reference is drawn from the same clip."""
-    return Recipe(stage=1, steps=30_000, batch=48, micro_batch=4, learning_rate=1e-5)
+    return Recipe(stage=1, steps=30_000, batch=48, micro_batch=4, learning_rate=1e-5, ema_decay=0.999)
 
 
 def stage2_video() -> Recipe:
     """Video: temporal modules and audio layers, f frames after n motion frames."""
-    return Recipe(stage=2, steps=30_000, batch=4, micro_batch=1, learning_rate=1e-5)
+    return Recipe(stage=2, steps=30_000, batch=4, micro_batch=1, learning_rate=1e-5, ema_decay=0.999)
 
 
 def stage3_speed() -> Recipe:
     """Speed: temporal modules and speed layers; the audio layers are not trained, which would weaken them."""
-    return Recipe(stage=3, steps=10_000, batch=4, micro_batch=1, learning_rate=1e-5)
+    return Recipe(stage=3, steps=10_000, batch=4, micro_batch=1, learning_rate=1e-5, ema_decay=0.999)
 
 
 def stage_recipe(stage: int, preset: Preset = "sd15") -> Recipe:
@@ -84,7 +92,11 @@ def tiny(recipe: Recipe) -> Recipe:
             "bf16": False,
             "min_snr": 5.0,
             "mouth_weight": weight,
-            "one_cycle": True,
+            "one_cycle": True,  # its falling rate does what a running mean does
+            "ema_decay": None,
+            # A small dataset's rows are read in no time, and its sixteen clips should take turns often.
+            "windows": 1,
+            "validation": 8,
             "checkpoint_every": 200,
             "preview_every": steps,
         }

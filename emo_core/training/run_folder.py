@@ -1,20 +1,33 @@
-"""What a RUN folder holds: run.json, metrics.jsonl, latents/, checkpoints/, previews/, and at the end model/."""
+"""What a RUN holds, on a disk or in a store: run.json, metrics.jsonl, checkpoints/, previews/, at the end model/.
+
+A checkpoint is what training has changed since its first step: trained weights, their running mean, the optimiser's
+state. Where in the data it is follows from its step. It counts from the moment when its marker, which is written last,
+is there; what has no marker is removed.
+"""
 
 import json
-import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 
-from emo_core.checkpoint import Checkpoint, load, save
+from emo_core.checkpoint import CARD, Checkpoint, save
 from emo_core.model.config import ModelConfig
-from emo_core.model.emo import EMO
 from emo_core.training.recipes import Recipe
 from emo_data.errors import UserError
-from emo_data.whole import whole_file
+from emo_data.objects import Folder
 
-OPTIMIZER = "optimizer.safetensors"
+KEPT = 2
+"""Checkpoints: the newest, and one to go back to by hand."""
+_MARKER = "complete.json"
+_LEASE = {"work"}
+"""What lies in a folder whose run has just begun."""
+
+Writers = Mapping[str, Callable[[Path], None]]
+"""File name -> what writes it."""
 
 
 class RunCard(BaseModel):
@@ -31,87 +44,153 @@ class RunCard(BaseModel):
     """Fingerprint of the model that was continued."""
     weights: dict[str, str]
     """Fingerprints of the public weights that were taken, by part."""
+    cached_latents: bool
+    """Encoded clip by clip beforehand, or sample by sample: the same but for the last bits."""
 
 
 class RunFolder:
-    """One training run on disk. Everything is written aside and renamed: what has its final name is complete."""
+    """One training run. Everything is written aside and renamed, or is one upload: what has its name is complete."""
 
-    def __init__(self, folder: Path, card: RunCard) -> None:
-        self.folder = folder
-        self.card = card
-        self.metrics = folder / "metrics.jsonl"
+    def __init__(self, url: str, card: RunCard) -> None:
+        self.url, self.card = str(url), card
+        self.folder = Folder(self.url)
 
     @property
-    def model(self) -> Path:
+    def model(self) -> str:
         """Where the finished model is."""
-        return self.folder / "model"
+        return f"{self.url.rstrip('/')}/model"
+
+    def check(self) -> None:
+        """UserError where the folder holds something other than an earlier part of this very run."""
+        try:
+            there = self.folder.names("")
+        except OSError as error:
+            raise UserError(f"--out {self.url}: cannot be reached: {error}") from error
+        if "run.json" in there:
+            found, wanted = self._earlier(), self.card.model_dump(mode="json")
+            differ = [key for key in wanted if found.get(key) != wanted[key] and key != "data"]  # it may have moved
+            if differ or found.keys() != wanted.keys():
+                other = _difference(found, wanted, differ)
+                raise UserError(f"{self.url}: holds another run ({other}); choose another --out or remove it")
+        elif not set(there) <= _LEASE or (self.folder.local and Path(self.url).is_file()):
+            raise UserError(f"{self.url}: holds something other than a run; choose another --out")
 
     def claim(self) -> None:
-        """Make the folder, or make sure that it holds an earlier part of this very run."""
-        path = self.folder / "run.json"
-        if path.exists():
-            found, wanted = json.loads(path.read_text()), self.card.model_dump(mode="json")
-            if {**found, "data": ""} != {**wanted, "data": ""}:  # the same clips may have been moved
-                raise UserError(
-                    f"{self.folder}: holds another run (see its run.json); choose another --out or remove it"
-                )
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise UserError(f"{self.folder}: holds something other than a run; choose another --out")
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as unfinished:
-                unfinished.write_text(self.card.model_dump_json(indent=2))
-        for name in ("checkpoints", "previews"):  # after the card: a folder without it is not taken for a run
-            (self.folder / name).mkdir(exist_ok=True)
+        """Begin, or go on: write the card where there is none, and clear away what was left unfinished."""
+        self.check()
+        with self.writing("run.json"):
+            if not self.folder.exists("run.json"):
+                self.folder.write("run.json", self.card.model_dump_json(indent=2).encode())
+        whole = {str(step) for step in self.checkpoints()}
+        for name in self.folder.names("checkpoints"):
+            if name.rpartition("/")[2] not in whole:
+                self.folder.remove(name)
+        self.folder.sweep_unfinished("checkpoints")
+        self.folder.sweep_unfinished("")
 
     def finished(self) -> bool:
         """Whether this run has its model."""
-        return self.model.exists()
+        return self.folder.exists(f"model/{CARD}")
 
-    def optimizer_file(self, step: int) -> Path:
-        """The optimiser's state after a step."""
-        return self._at(step) / OPTIMIZER
+    def checkpoints(self) -> list[int]:
+        """The steps of all complete checkpoints, ascending."""
+        names = [name.rpartition("/")[2] for name in self.folder.names("checkpoints")]
+        return sorted(int(name) for name in names if name.isdigit() and self._is_whole(int(name)))
 
     def newest(self) -> int:
         """The step of the newest checkpoint, or 0."""
-        names = [path.name for path in (self.folder / "checkpoints").iterdir()]
-        return max((int(name) for name in names if name.isdigit()), default=0)
+        return max(self.checkpoints(), default=0)
 
-    def model_at(self, step: int) -> Path:
-        """The model folder of a checkpoint."""
-        return self._at(step) / "model"
+    def read(self, step: int, name: str, use: Callable[[Path], None]) -> None:
+        """Let `use` read a file of a checkpoint."""
+        if self.folder.local:
+            use(Path(self.url) / _at(step, name))
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            self.folder.copy(_at(step, name), Path(scratch) / name)
+            use(Path(scratch) / name)
 
-    def resume(self, model: EMO) -> int:
-        """Put the newest checkpoint into the model and return its step, or 0. Metrics of later steps are forgotten."""
-        step = self.newest()
-        if step:
-            model.load_state_dict(load(self.model_at(step), stage=self.card.recipe.stage).model.state_dict())
-        lines = self.metrics.read_text().splitlines(keepends=True)[:step] if self.metrics.exists() else []
-        with whole_file(self.metrics) as unfinished:
-            unfinished.write_text("".join(lines))
-        return step
-
-    def record(self, numbers: dict[str, float]) -> None:
-        """Add a line to metrics.jsonl."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(numbers) + "\n")
-
-    def save(self, checkpoint: Checkpoint, step: int, write_optimizer: Callable[[Path], None]) -> None:
-        """Write the checkpoint of a step and remove older ones."""
-        unfinished = self.folder / "checkpoints" / f"{step}.part"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        save(checkpoint, unfinished / "model")
-        write_optimizer(unfinished / OPTIMIZER)
-        unfinished.rename(self._at(step))
-        for path in (self.folder / "checkpoints").iterdir():
-            if path != self._at(step):
-                shutil.rmtree(path)
+    def save(self, step: int, writers: Writers) -> None:
+        """Write the checkpoint of a step, then remove all but the newest ones. One that is there already is kept."""
+        if step in self.checkpoints():
+            return
+        sizes = {}
+        with self.writing(f"the checkpoint of step {step}"), self._scratch("checkpoints") as scratch:
+            for name, write in writers.items():
+                write(scratch / name)
+                sizes[name] = (scratch / name).stat().st_size
+                self.folder.put(_at(step, name), scratch / name)
+            self.folder.write(_at(step, _MARKER), json.dumps({"step": step, "sizes": sizes}).encode())
+        for old in self.checkpoints()[:-KEPT]:
+            self._forget(old)
 
     def finish(self, checkpoint: Checkpoint) -> None:
         """Write the model; the checkpoints have done their work."""
-        save(checkpoint, self.model)
-        for path in (self.folder / "checkpoints").iterdir():
-            shutil.rmtree(path)
+        with self.writing("the model"), self._scratch("") as scratch:
+            save(checkpoint, scratch / "model")
+            if self.folder.local:
+                (scratch / "model").replace(self.model)
+            else:
+                names = sorted(path for path in (scratch / "model").rglob("*") if path.is_file())
+                for path in sorted(names, key=lambda path: path.name == CARD):  # it makes the folder a model
+                    self.folder.put(f"model/{path.relative_to(scratch / 'model')}", path)
+        for step in self.checkpoints():
+            self._forget(step)
+        self.folder.remove("checkpoints")
+        self.folder.remove("vae")
 
-    def _at(self, step: int) -> Path:
-        return self.folder / "checkpoints" / str(step)
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """A full disk or a store that is away is said, with what is safe."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            step = self.newest()
+            safe = f"the checkpoint of step {step} is whole" if step else "there is no checkpoint yet"
+            raise UserError(f"{self.url}: {what} cannot be written: {error}; {safe}") from error
+
+    @contextmanager
+    def _scratch(self, below: str) -> Iterator[Path]:
+        """A folder to write in, on the run's own disk where it has one."""
+        parent = None
+        if self.folder.local:
+            parent = Path(self.url) / below
+            parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".unfinished-") as scratch:
+            yield Path(scratch)
+
+    def _forget(self, step: int) -> None:
+        self.folder.delete([_at(step, _MARKER)])
+        self.folder.remove(f"checkpoints/{step}")
+
+    def _is_whole(self, step: int) -> bool:
+        try:
+            sizes = json.loads(self.folder.read(_at(step, _MARKER)))["sizes"]
+            return all(self.folder.info(_at(step, name))["size"] == size for name, size in sizes.items())
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
+
+    def _earlier(self) -> dict[str, object]:
+        try:
+            found = json.loads(self.folder.read("run.json"))
+            return RunCard.model_validate(found).model_dump(mode="json")
+        except (ValueError, ValidationError) as error:
+            raise UserError(
+                f"{self.url}: its run.json is of another version, or damaged; choose another --out"
+            ) from error
+
+
+def _at(step: int, name: str) -> str:
+    return f"checkpoints/{step}/{name}"
+
+
+def _difference(found: dict, wanted: dict, differ: list[str]) -> str:
+    """The first setting in which two cards differ."""
+    for key in differ:
+        was, now = found.get(key), wanted[key]
+        if isinstance(was, dict) and isinstance(now, dict):
+            key, was, now = next(
+                (f"{key}.{k}", was.get(k), now.get(k)) for k in [*now, *was] if was.get(k) != now.get(k)
+            )
+        return f"its {key} is {was}, not {now}"
+    return "see its run.json"

@@ -17,7 +17,21 @@ to train them; the paper does not say what is frozen."""
 def trained_parameters(model: EMO, recipe: Recipe) -> dict[str, nn.Parameter]:
     """The parameters that a stage trains, by name. The speed layers are inside the temporal modules."""
     parts = TRAINED[recipe.stage] + (TRAINED[1] if recipe.train_spatial else ())
-    return {name: parameter for name, parameter in model.named_parameters() if any(part in name for part in parts)}
+    unused = _unused(model) if recipe.stage == 1 else ()
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if any(part in name for part in parts) and not name.startswith(unused)
+    }
+
+
+def _unused(model: EMO) -> tuple[str, ...]:
+    """What no loss of stage 1 depends on: ReferenceNet behind the last place that the Backbone reads."""
+    *_, (last, _) = model.reference_net.spatial_places()
+    return tuple(
+        f"reference_net.{last}.{part}"
+        for part in ("transformer_blocks.0.ff.", "transformer_blocks.0.norm3.", "proj_out.")
+    )
 
 
 def freeze_all_but(model: EMO, recipe: Recipe) -> dict[str, nn.Parameter]:

@@ -1,85 +1,57 @@
-"""Rows read back as clips: numbers up front, pictures and sound when asked for."""
+"""Samples ahead of time: read by other processes, in the order in which they are needed."""
 
-import hashlib
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
 
-from emo_data.dataset.sample import Clip
+from emo_data.dataset.index import ClipIndex
+from emo_data.dataset.order import Order, Read
+from emo_data.dataset.sample import Samples, Wants, read_samples
 from emo_data.errors import UserError
-from emo_data.schema import SoundState, Split
-from emo_data.store import Dataset
-from emo_data.video import decode_clip
 
-_NUMBERS = ["clip_id", "split", "frames", "sound_state", "audio_extractor", "audio_layers", "audio_width"]
+AHEAD = 4
+"""Readings that each process does ahead."""
 
 
-class Extractor(NamedTuple):
-    """What made a clip's audio features."""
+def load(index: ClipIndex, wants: Wants, order: Order, lanes: range, steps: range, processes: int) -> Iterator[Samples]:
+    """The readings of some lanes for some steps, one after the other. processes: 0 reads when asked, in this one."""
+    readings, reads = _Readings(index, wants), order.reads(lanes, steps)
+    for samples in _in_processes(readings, reads, processes) if processes else map(readings.__getitem__, reads):
+        if isinstance(samples, UserError):
+            raise samples
+        yield samples
 
-    fingerprint: str
-    layers: tuple[int, ...]
-    width: int
+
+class _Readings(Dataset[Samples | UserError]):
+    def __init__(self, index: ClipIndex, wants: Wants) -> None:
+        self.index, self.wants = index, wants
+
+    def __getitem__(self, read: Read) -> Samples | UserError:
+        try:
+            samples = read_samples(self.index, self.wants, read)
+        except UserError as error:  # a value: what a process raises reaches the parent as the text of a traceback
+            return error
+        # Tensors, because those go from process to process without being copied.
+        return {
+            key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in samples.items()
+        }
 
 
-class ClipReader:
-    """The clips of a dataset that a stage may learn from.
+def _in_processes(readings: _Readings, reads: Iterator[Read], processes: int) -> Iterable[Samples | UserError]:
+    # Spawned: a fork of a process that has threads, as torch's and Ray's have, may stand still for ever.
+    return DataLoader(
+        readings,
+        batch_size=None,
+        sampler=reads,
+        num_workers=processes,
+        prefetch_factor=AHEAD,
+        multiprocessing_context="spawn",
+        collate_fn=_as_it_is,
+    )
 
-    listening: whether the stage needs sound; clips without a voice are then left out (DATA: stage 1 only).
-    """
 
-    def __init__(self, url: str, split: Split, *, listening: bool) -> None:
-        self.dataset = Dataset.open(url)
-        self.url = url
-        self.fps = float(self.dataset.config["fps"])
-        self.size = int(self.dataset.config["size"])
-        places, table = self.dataset.clips(_NUMBERS)
-        rows = table.to_pylist()
-        if not rows:
-            raise UserError(f"dataset {url}: holds no clips; `emo data info {url}` says why sources were rejected")
-        self._places = {row["clip_id"]: place for row, place in zip(rows, places, strict=True)}
-        self.rows: list[dict[str, Any]] = [
-            row
-            for row in sorted(rows, key=lambda row: row["clip_id"])
-            if row["split"] == split and (not listening or row["sound_state"] == SoundState.VOICE)
-        ]
-        self.listening = listening
-        if not self.rows:
-            need = "with a voice " if listening else ""
-            raise UserError(f"dataset {url}: none of its {len(rows)} clips {need}is in the {split} split")
-
-    @property
-    def extractor(self) -> Extractor:
-        """Where the audio features come from; UserError where the clips disagree."""
-        found = {Extractor(row["audio_extractor"], tuple(row["audio_layers"]), row["audio_width"]) for row in self.rows}
-        if len(found) > 1:
-            raise UserError(f"dataset {self.url}: its audio features are of {len(found)} extractors; ingest it again")
-        return found.pop()
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 (first 16 hex digits) of the objects that hold these clips: of every value in them."""
-        paths = {self._places[row["clip_id"]].path for row in self.rows}
-        stored = [piece.clips for commit in self.dataset.commits() for piece in commit.pieces if piece.clips]
-        held = sorted(one.sha256 for one in stored if one.path in paths)
-        return hashlib.sha256("\n".join(held).encode()).hexdigest()[:16]
-
-    def clips(self) -> list[Clip]:
-        """All of them, without pictures, in an order that depends on nothing but their names."""
-        return [self._clip(row) for row in self.rows]
-
-    def _clip(self, row: dict[str, Any]) -> Clip:
-        columns = ["box", "speed"] + (["audio_features"] if self.listening else [])
-        values = self.dataset.read_clip(self._places[row["clip_id"]], columns)
-        audio = None
-        if self.listening:
-            audio = values["audio_features"].reshape(row["frames"], len(row["audio_layers"]), row["audio_width"])
-        return Clip(row["clip_id"], values["box"], values["speed"], audio)
-
-    def pictures(self, clip_id: str) -> np.ndarray:
-        """uint8 (F, size, size, 3)."""
-        return decode_clip(self.dataset.read_clip(self._places[clip_id], ["video"])["video"])
-
-    def sound(self, clip_id: str) -> np.ndarray:
-        """float32 (S,) in -1..1 at 16 kHz."""
-        return self.dataset.read_clip(self._places[clip_id], ["sound"])["sound"].astype(np.float32) / 32768
+def _as_it_is(samples: Any) -> Any:
+    return samples

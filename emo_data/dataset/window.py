@@ -9,26 +9,20 @@ import numpy as np
 class Window:
     """A run of contiguous frames of one clip, and a frame of the same clip that is its reference (EMO 4.1)."""
 
-    clip: int
-    """Number of the clip in the list that was drawn from."""
     start: int
     """First generated frame; the motion frames lie before it."""
     reference: int
 
 
-def draw_window(rng: np.random.Generator, lengths: np.ndarray, frames: int, before: int) -> Window:
-    """A window of `frames` generated frames with `before` frames ahead of it, from clips of given lengths.
+def choices(lengths: np.ndarray, frames: int, before: int) -> np.ndarray:
+    """How many windows of `frames` generated frames with `before` frames ahead of them a clip of each length has."""
+    return np.maximum(lengths - frames - before + 1, 0)
 
-    Every possible window of the whole set is equally likely. Raises ValueError where no clip is long enough.
-    """
-    choices = np.maximum(lengths - frames - before + 1, 0)
-    ends = np.cumsum(choices)
-    if not len(ends) or ends[-1] == 0:
-        raise ValueError(f"no clip has {frames + before} frames")
-    pick = int(rng.integers(ends[-1]))
-    clip = int(np.searchsorted(ends, pick, side="right"))
-    start = before + pick - int(ends[clip] - choices[clip])
-    return Window(clip, start, int(rng.integers(lengths[clip])))
+
+def draw_window(rng: np.random.Generator, length: int, frames: int, before: int) -> Window:
+    """One of a clip's windows, all of them equally likely. The reference is any other frame than its first."""
+    start = before + int(rng.integers(choices(np.array(length), frames, before)))
+    return Window(start, (start + 1 + int(rng.integers(length - 1))) % length if length > 1 else 0)
 
 
 def surroundings(values: np.ndarray, start: int, frames: int, margin: int) -> np.ndarray:

@@ -18,7 +18,6 @@ from emo_data.features.audio import AudioEncoder
 from emo_data.ingest.accept import Verdict
 from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.contain import Limits
-from emo_data.ingest.lease import Lease, leased
 from emo_data.ingest.ledger import Ledger
 from emo_data.ingest.plan import Chunk, Survey, Unit, chunks_of, unit_key
 from emo_data.ingest.sources import find_units, on_one_side
@@ -26,6 +25,7 @@ from emo_data.ingest.survey import Report, survey_sources
 from emo_data.ingest.sync import Judge
 from emo_data.ingest.watch import rejection
 from emo_data.ingest.worker import Receipt, Setup, Worker
+from emo_data.lease import Lease, leased
 from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, table_of
 from emo_data.store import Commit, Dataset, Piece
 
@@ -148,7 +148,7 @@ def ingest(
     records = Dataset.open(out).commits() if Dataset.check(out, form) else []
     units = on_one_side(units, {record.identity: record.split for record in records}, config)
     setup = Setup(out, uuid.uuid4().hex, config, encoder.fingerprint, limits or Limits(), judge)
-    with crew(setup) as hands, leased(Dataset.create(out, form).folder) as lease:
+    with crew(setup) as hands, leased(Dataset.create(out, form).folder, "ingestion") as lease:
         dataset = Dataset.open(out)
         with phase("survey") as report:
             stamps, surveys = survey_sources(units, dataset, hands.survey, retry_faults, report)

@@ -36,7 +36,7 @@ def train(
 ) -> None:
     """Train one stage; the result is RUN/model. An unfinished RUN goes on where it stopped."""
     from emo_core.training.plot import plot_losses
-    from emo_core.training.prepare import prepare
+    from emo_core.training.prepare import plan, prepare
     from emo_core.training.recipes import stage_recipe
     from flows.progress import progress
 
@@ -44,11 +44,11 @@ def train(
     changes = {"seed": seed, "train_spatial": train_spatial} | ({"steps": steps} if steps else {})
     recipe = stage_recipe(stage, preset).model_copy(update=changes)
     with progress(f"stage {stage}") as report:
-        trainer = prepare(recipe, data, out, init, choose_device(device), weights)
+        trainer = prepare(plan(recipe, data, out, init, weights), choose_device(device))
         trainer.train(report)
     if plot is not None:
-        plot_losses({f"stage {stage}": trainer.run.metrics}, plot)
-    result = {"model": str(trainer.run.model), "metrics": str(trainer.run.metrics), "steps": recipe.steps}
+        plot_losses({f"stage {stage}": str(out)}, plot)
+    result = {"model": str(trainer.run.model), "metrics": f"{out}/metrics.jsonl", "steps": recipe.steps}
     say(result, [f"model in {trainer.run.model}"], as_json)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from emo_core.checkpoint import Card, Checkpoint
 from emo_core.diffusion import noise_schedule
@@ -11,6 +12,8 @@ from emo_core.model.codec import LinearCodec
 from emo_core.model.config import ModelConfig, tiny
 from emo_core.model.emo import EMO, build
 from emo_core.training.batch import Batch
+from emo_core.training.recipes import stage_recipe
+from emo_core.training.step import StageLoss
 from emo_data.features.audio import AudioEncoder
 
 
@@ -38,6 +41,12 @@ def config() -> ModelConfig:
 
 
 BUCKETS = ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0])
+
+
+def batch_loss(model: EMO, scheduler: DDIMScheduler, batch: Batch, min_snr: float | None) -> torch.Tensor:
+    """The loss of a batch in float32."""
+    recipe = stage_recipe(3, "tiny").model_copy(update={"min_snr": min_snr})
+    return StageLoss(model, scheduler, recipe)(batch).mean()
 
 
 def awake(model: EMO) -> EMO:
@@ -73,6 +82,7 @@ def batch(config: ModelConfig) -> Batch:
         return torch.randn(shape, generator=g)
 
     return Batch(
+        names=("one", "two"),
         latents=normal(2, c.frames, c.latent_channels, side, side),
         reference=normal(2, c.latent_channels, side, side),
         motion=normal(2, c.motion_frames, c.latent_channels, side, side),

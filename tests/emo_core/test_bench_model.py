@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from emo_core.bench.clock import device_name
-from emo_core.bench.count import count_bytes, count_flops
 from emo_core.bench.model import count_generation, count_minimum, count_model, time_clip, time_model
 from emo_core.bench.subject import Step, on_device, on_meta
 from emo_core.inference.sampling import Sampling
+from emo_core.measure.clock import device_name
+from emo_core.measure.count import count_bytes, count_flops
 from emo_core.model import config as presets
 from emo_core.model.config import sd15
 from flows import cli

@@ -10,8 +10,7 @@ from emo_core.inference.sampling import Sampling
 from emo_core.model.codec import LinearCodec, encode_pictures
 from emo_core.model.emo import build
 from emo_core.training.batch import Batch
-from emo_core.training.step import batch_loss
-from tests.emo_core.conftest import portrait
+from tests.emo_core.conftest import batch_loss, portrait
 
 MOUTH = np.s_[..., 2:, 1:3]
 """Of 4 x 4 latent pixels: below, in the middle."""
@@ -41,7 +40,7 @@ def draw(rng, config, face):
         "keep_reference": np.ones(count, np.float32),
         "keep_motion": np.zeros(count, np.float32),
     }
-    return Batch(**{name: torch.from_numpy(value) for name, value in tensors.items()}, speed=None)
+    return Batch(names=("",) * count, **{name: torch.from_numpy(value) for name, value in tensors.items()}, speed=None)
 
 
 def test_another_voice_moves_the_mouth(config):

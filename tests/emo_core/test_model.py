@@ -6,13 +6,12 @@ import pytest
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 
-from emo_core.diffusion import diffusion_loss, diffusion_target, noise_schedule, timesteps_at
+from emo_core.diffusion import diffusion_losses, diffusion_target, noise_schedule, timesteps_at
 from emo_core.model.backbone import Conditions, join
 from emo_core.model.config import sd15, tiny
 from emo_core.model.emo import build, grow, masked, stack_motion
 from emo_core.model.speed import SpeedEncoder, fit_buckets
-from emo_core.training.step import batch_loss
-from tests.emo_core.conftest import BUCKETS, awake
+from tests.emo_core.conftest import BUCKETS, awake, batch_loss
 
 
 def tell(model, reference, motion, batch):
@@ -269,8 +268,12 @@ def test_loss_weights_each_sample_by_its_own_timestep():
     snr = alpha / (1 - alpha)
     assert snr[0] > 5 > snr[1] + 1
     by_hand = (1.0 * 5 / (snr[0] + 1) + 9.0) / 2
-    assert diffusion_loss(scheduler, prediction, torch.zeros(2, 2), timestep, 5.0) == pytest.approx(float(by_hand))
-    assert diffusion_loss(scheduler, prediction, torch.zeros(2, 2), timestep, None) == pytest.approx(5.0)
+    assert float(diffusion_losses(scheduler, prediction, torch.zeros(2, 2), timestep, 5.0).mean()) == pytest.approx(
+        float(by_hand)
+    )
+    assert float(diffusion_losses(scheduler, prediction, torch.zeros(2, 2), timestep, None).mean()) == pytest.approx(
+        5.0
+    )
 
 
 def test_predictions_are_weighted_alike():
@@ -288,7 +291,7 @@ def test_predictions_are_weighted_alike():
         guessed_noise = (noisy - alpha * guess) / sigma
         said = {"sample": guess, "epsilon": guessed_noise, "v_prediction": alpha * guessed_noise - sigma * guess}[kind]
         target = diffusion_target(scheduler, clean, noise, timestep)
-        losses.append(float(diffusion_loss(scheduler, said, target, timestep, 5.0)))
+        losses.append(float(diffusion_losses(scheduler, said, target, timestep, 5.0).mean()))
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
 
 

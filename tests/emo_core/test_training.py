@@ -18,17 +18,17 @@ from emo_core.model.emo import build
 from emo_core.training import loop
 from emo_core.training.loop import DivergedError, Trainer
 from emo_core.training.optim import load_optimizer, make_optimizer, save_optimizer
-from emo_core.training.plot import read_metrics
-from emo_core.training.prepare import prepare
+from emo_core.training.prepare import plan
+from emo_core.training.prepare import prepare as prepare_plan
 from emo_core.training.recipes import Recipe, stage_recipe
 from emo_core.training.stages import trained_parameters
-from emo_core.training.step import accumulate, batch_loss
+from emo_core.training.step import StageLoss, accumulate
 from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
 from emo_data.schema import SAMPLE_RATE, SCHEMA_VERSION
 from emo_data.store import Dataset
 from emo_data.video import encode_video
-from tests.emo_core.conftest import awake
+from tests.emo_core.conftest import awake, batch_loss
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_losses.json"
 CPU = torch.device("cpu")
@@ -108,6 +108,16 @@ def smallest(monkeypatch: pytest.MonkeyPatch, config: ModelConfig) -> None:
     monkeypatch.setattr("emo_core.model.config.tiny", sized)
 
 
+def prepare(recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device, weights=None, cache=None):
+    """A trainer in this process."""
+    return prepare_plan(plan(recipe, data, out, init, weights, cache), device)
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def recipe(stage: int, steps: int = 6, **changes: object) -> Recipe:
     """A few steps that save often."""
     small = {"steps": steps, "batch": 2, "micro_batch": 2, "checkpoint_every": 3, "preview_every": 100}
@@ -118,7 +128,7 @@ def finished(stage: int, data: str, folder: Path, init: Path | None = None, **ch
     """The model of a finished run."""
     trainer = prepare(recipe(stage, **changes), data, folder, init, CPU)
     trainer.train()
-    return trainer.run.model
+    return Path(trainer.run.model)
 
 
 @pytest.fixture
@@ -153,14 +163,17 @@ def test_resumed_run_equals_one_that_never_stopped(data, tmp_path, models, stage
     steps = []
     resumed.train(lambda done, _total, _note: steps.append(done))
     assert steps == [4, 5, 6]
-    expected, found = weights(whole), weights(resumed.run.model)
+    expected, found = weights(whole), weights(Path(resumed.run.model))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    losses = [[line["loss"] for line in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "parts")]
+    losses = [[line["loss"] for line in metrics(tmp_path / name)] for name in ("whole", "parts")]
     assert losses[0] == losses[1]
-    assert not list((tmp_path / "parts" / "checkpoints").iterdir())
+    assert not (tmp_path / "parts" / "checkpoints").exists()
 
 
 SPATIAL = ("backbone.", "reference_net.", "face_locator.")
+LAST = "reference_net.up_blocks.1.attentions.1"
+BEHIND = tuple(f"{LAST}.{part}" for part in ("transformer_blocks.0.ff.", "transformer_blocks.0.norm3.", "proj_out."))
+"""What no picture depends on: ReferenceNet behind the last place that is read."""
 
 
 @pytest.mark.parametrize(("stage", "train_spatial"), [(1, False), (2, False), (2, True), (3, False)])
@@ -170,10 +183,10 @@ def test_stage_trains_its_parts_and_nothing_else(data, tmp_path, models, stage, 
     trainer = prepare(wanted, data, tmp_path / "run", models[stage - 1], CPU)
     before = {name: value.clone() for name, value in trainer.checkpoint.model.state_dict().items()}
     trainer.train()
-    after = weights(trainer.run.model)
+    after = weights(Path(trainer.run.model))
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     expected = {
-        1: lambda name: name.startswith(SPATIAL),
+        1: lambda name: name.startswith(SPATIAL) and not name.startswith(BEHIND),
         2: lambda name: (
             "motion_modules." in name
             or "_audio." in name
@@ -202,7 +215,7 @@ def test_golden_losses_of_the_stages(data, tmp_path, models):
     found = {}
     for stage in (1, 2, 3):
         finished(stage, data, tmp_path / f"golden{stage}", models[stage - 1], steps=3, learning_rate=1e-4)
-        found[str(stage)] = [line["loss"] for line in read_metrics(tmp_path / f"golden{stage}" / "metrics.jsonl")]
+        found[str(stage)] = [line["loss"] for line in metrics(tmp_path / f"golden{stage}")]
     golden = json.loads(GOLDEN.read_text())
     assert found.keys() == golden.keys(), json.dumps(found)
     assert all(found[stage] == pytest.approx(golden[stage], rel=1e-3) for stage in golden), json.dumps(found)
@@ -210,13 +223,13 @@ def test_golden_losses_of_the_stages(data, tmp_path, models):
 
 def test_accumulation_equals_the_whole_batch(model, batch, scheduler):
     """Two micro-batches of one give the gradients of one batch of two; side by side or not, to the last bit."""
-    trained = list(model.parameters())
+    trained = list(trained_parameters(model, recipe(2, train_spatial=True)).values())
+    losses_of = StageLoss(model, scheduler, recipe(3))
 
     def gathered(micro, side_by_side):
         model.zero_grad()
-        numbers = recipe(3).model_copy(update={"micro_batch": micro})
-        loss = accumulate(model, trained, scheduler, batch, numbers, side_by_side)
-        return [torch.tensor(loss), *(p.grad for p in trained if p.grad is not None)]
+        losses = accumulate(losses_of, trained, batch, micro, side_by_side=side_by_side)
+        return [losses.mean(), *(parameter.grad for parameter in trained)]
 
     whole, one_by_one, at_once = gathered(2, 1), gathered(1, 1), gathered(1, 2)
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(whole, one_by_one, strict=True))
@@ -257,9 +270,11 @@ def test_the_fused_optimiser_steps_on_convolutions_as_a_plain_one_does(config, t
 
 def test_gradients_are_laid_out_as_their_parameters(model, batch, scheduler):
     """A fused optimiser takes the two to be alike, and does not look."""
-    trained = list(model.parameters())
-    accumulate(model, trained, scheduler, batch, recipe(3), 1)
-    assert all(p.grad is None or p.grad.stride() == p.stride() for p in trained)
+    trained = list(trained_parameters(model, recipe(2, train_spatial=True)).values())
+    for side_by_side in (1, 2):
+        model.zero_grad()
+        accumulate(StageLoss(model, scheduler, recipe(3)), trained, batch, 1, side_by_side=side_by_side)
+        assert all(p.grad.stride() == p.stride() for p in trained)
 
 
 def test_micro_batches_take_the_cores_of_a_cpu(monkeypatch):
@@ -277,27 +292,25 @@ def test_bfloat16_and_checkpointing_train_too(data, tmp_path):
     for number, changes in enumerate(({}, {"bf16": True, "gradient_checkpointing": True})):
         folder = tmp_path / str(number)
         finished(1, data, folder, steps=3, learning_rate=1e-4, **changes)
-        losses.append([line["loss"] for line in read_metrics(folder / "metrics.jsonl")])
+        losses.append([line["loss"] for line in metrics(folder)])
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
     assert losses[1] != losses[0]
 
 
 def test_a_run_that_goes_on_keeps_its_codec(data, tmp_path, monkeypatch):
     """A new fit could differ in its last bits; the latents of one run are all of one codec."""
-    monkeypatch.setattr("emo_core.training.loop.write_preview", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        prepare(recipe(1, preview_every=4), data, tmp_path / "run", None, CPU).train()
+    first = prepare(recipe(1), data, tmp_path / "run", None, CPU).checkpoint.codec
     fit = LinearCodec.fit
     monkeypatch.setattr(LinearCodec, "fit", lambda *arguments: fit(arguments[0] * 0.5, *arguments[1:]))
-    saved = load(tmp_path / "run" / "checkpoints" / "3" / "model").codec
-    found = prepare(recipe(1, preview_every=4), data, tmp_path / "run", None, CPU).checkpoint.codec
-    assert torch.equal(found.gain, saved.gain)
+    again = prepare(recipe(1), data, tmp_path / "run", None, CPU).checkpoint.codec
+    other = prepare(recipe(1), data, tmp_path / "other", None, CPU).checkpoint.codec
+    assert torch.equal(first.gain, again.gain) and not torch.equal(first.gain, other.gain)
 
 
 def test_a_run_that_was_killed_as_it_began_goes_on(data, tmp_path):
     prepare(recipe(1), data, tmp_path / "run", None, CPU)
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
-    shutil.rmtree(tmp_path / "run" / "previews")
+    shutil.rmtree(tmp_path / "run" / "vae")
+    (tmp_path / "run" / ".run.json.0123").write_text("half")
     assert prepare(recipe(1), data, tmp_path / "run", None, CPU).run.newest() == 0
 
 
@@ -316,7 +329,7 @@ def test_training_and_sampling_share_one_schedule(data, tmp_path, models):
     """The schedule that the loss used is the one that the model folder carries on to the sampler."""
     trainer = prepare(recipe(3, steps=1), data, tmp_path / "run", models[2], CPU)
     trainer.train()
-    saved = load(trainer.run.model).scheduler
+    saved = load(Path(trainer.run.model)).scheduler
     assert dict(saved.config) == dict(trainer.checkpoint.scheduler.config)
     assert torch.equal(saved.alphas_cumprod, trainer.checkpoint.scheduler.alphas_cumprod)
 
@@ -365,21 +378,31 @@ def test_clips_without_a_voice_are_for_stage_1_only(tmp_path, encoder, config, m
     silent = str(tmp_path / "silent")
     dataset = Dataset.create(silent, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
     dataset.write_source("0", "0.mp4", "0", [{**row(0, encoder, config.size), "sound_state": "silent"}], [])
-    assert prepare(recipe(1), silent, tmp_path / "one", None, CPU).reader.rows
+    assert len(prepare(recipe(1), silent, tmp_path / "one", None, CPU).index) == 1
     with pytest.raises(UserError, match="with a voice"):
         prepare(recipe(2), silent, tmp_path / "two", models[1], CPU)
 
 
-def test_a_diverged_run_stops_and_keeps_its_checkpoint(data, tmp_path, monkeypatch):
-    """A loss that is not a number ends the run; the last good state stays."""
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_diverged_run_stops_and_names_the_sample(data, tmp_path, monkeypatch, where):
+    """The last good weights stay, even those after the last checkpoint; whose fault it was is said."""
     trainer: Trainer = prepare(recipe(1), data, tmp_path / "run", None, CPU)
-    losses = iter([1.0, 1.0, 1.0, float("nan")])
-    monkeypatch.setattr("emo_core.training.loop.accumulate", lambda *_: next(losses))
-    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", lambda *_: torch.tensor(1.0))
-    with pytest.raises(DivergedError, match="step 4"):
+    draw, seen = loop.batches, []
+
+    def spoilt(*arguments):
+        for step, batch in enumerate(draw(*arguments)):
+            seen.append(batch.names[1])
+            if step == 4:  # a weight that is no number, or one that only its square root's gradient stumbles over
+                bad = batch.weight.clone()
+                bad[1] = float("nan") if where == "loss" else 1e38
+                batch = replace(batch, weight=bad)
+            yield batch
+
+    monkeypatch.setattr(loop, "batches", spoilt)
+    with pytest.raises(DivergedError, match="step 5") as raised:
         trainer.train()
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["3"]
-    assert not trainer.run.finished()
+    assert seen[4] in str(raised.value) and "--keep" in str(raised.value)
+    assert trainer.run.checkpoints() == [3, 4] and not trainer.run.finished()
 
 
 def test_a_folder_of_another_run_is_left_alone(data, tmp_path):
@@ -406,7 +429,7 @@ def test_a_codec_is_swapped_by_a_path(data, tmp_path, config):
     trainer = prepare(recipe(1, steps=1), data, tmp_path / "run", None, CPU, tmp_path / "public")
     assert set(trainer.run.card.weights) == {"vae"}
     trainer.train()
-    loaded = load(trainer.run.model)
+    loaded = load(Path(trainer.run.model))
     assert isinstance(loaded.codec, AutoencoderKL)
     assert loaded.card.config.latent_channels == 4
     assert all(torch.equal(value, vae.state_dict()[name]) for name, value in loaded.codec.state_dict().items())

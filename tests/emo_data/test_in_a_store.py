@@ -5,7 +5,7 @@ import pytest
 import s3fs
 
 from emo_data import objects
-from emo_data.dataset.loader import ClipReader
+from emo_data.dataset.index import ClipIndex
 from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.run import ingest
 from emo_data.objects import Folder
@@ -57,7 +57,7 @@ def test_a_manifest_lies_beside_what_it_names(store):
 
 def test_what_lies_in_a_store_can_be_learned_from_and_read_by_others(store):
     ingest(["s3://films/in"], "s3://films/plain", CONFIG)
-    reader = ClipReader("s3://films/plain", Split.TRAIN, listening=True)
-    assert len(reader.clips()) == 3 and reader.pictures(reader.clips()[0].clip_id).shape == (100, 64, 64, 3)
+    index = ClipIndex("s3://films/plain", Split.TRAIN, listening=True)
+    assert len(index) == 3 and index.pictures(0).shape == (100, 64, 64, 3)
     table = pyarrow.dataset.dataset("films/plain/clips", filesystem=s3fs.S3FileSystem()).to_table(columns=["clip_id"])
     assert table.num_rows == 3

@@ -8,9 +8,9 @@ import threading
 import psutil
 import pytest
 
+from emo_data import lease as lease_module
 from emo_data.errors import UserError
-from emo_data.ingest import lease as lease_module
-from emo_data.ingest.lease import leased
+from emo_data.lease import leased
 from emo_data.objects import Folder
 
 
@@ -30,13 +30,13 @@ def held_by(folder, **holder):
 
 
 def test_a_second_ingestion_is_refused_and_a_later_one_is_not(folder):
-    with leased(folder) as lease:
+    with leased(folder, "ingestion") as lease:
         lease.check()
-        with pytest.raises(UserError, match="another ingestion is writing it"), leased(folder):
+        with pytest.raises(UserError, match="another ingestion is writing it"), leased(folder, "ingestion"):
             pass
         lease.check()
     assert folder.names("work/lease") == []
-    with leased(folder) as lease:
+    with leased(folder, "ingestion") as lease:
         lease.check()
 
 
@@ -44,11 +44,11 @@ def test_a_dead_process_of_this_machine_is_succeeded_at_once(folder):
     gone = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     born = psutil.Process(gone.pid).create_time()
     held_by(folder, host=lease_module._self()["host"], pid=gone.pid, born=born)
-    with pytest.raises(UserError, match=f"process {gone.pid}"), leased(folder):
+    with pytest.raises(UserError, match=f"process {gone.pid}"), leased(folder, "ingestion"):
         pass
     gone.kill()
     gone.wait()
-    with leased(folder) as lease:
+    with leased(folder, "ingestion") as lease:
         lease.check()
         assert folder.names("work/lease")[-1] == "work/lease/00000008.json"
 
@@ -65,16 +65,16 @@ def test_a_process_of_another_machine_is_judged_by_its_beats(folder):
 
     heart = threading.Thread(target=beat)
     heart.start()
-    with pytest.raises(UserError, match="on elsewhere"), leased(folder):
+    with pytest.raises(UserError, match="on elsewhere"), leased(folder, "ingestion"):
         pass
     over.set()
     heart.join()
-    with leased(folder):
+    with leased(folder, "ingestion"):
         pass
 
 
 def test_who_stood_still_too_long_learns_that_he_was_succeeded(folder, monkeypatch):
-    with leased(folder) as lease:
+    with leased(folder, "ingestion") as lease:
         monkeypatch.setattr(lease, "_checked", -1e9)
         lease.check()
         folder.write("work/lease/00000002.json", b'{"token": "another"}')
@@ -92,7 +92,7 @@ def test_of_many_who_find_a_dead_one_a_single_one_succeeds(folder):
     def attempt():
         ready.wait()
         try:
-            with leased(folder):
+            with leased(folder, "ingestion"):
                 won.append(1)
                 over.wait(5)
         except UserError:

@@ -1,6 +1,6 @@
-"""One ingestion at a time writes a dataset. Works on any disk or store that can create an object once and only once.
+"""One process at a time writes a dataset or a training run. Works on any disk or store that creates a name only once.
 
-The holder of DATASET/work/lease/NUMBER.json shows that it lives by rewriting NUMBER.beat. Who finds a dead one creates
+The holder of FOLDER/work/lease/NUMBER.json shows that it lives by rewriting NUMBER.beat. Who finds a dead one creates
 the next number; of several who try, one succeeds. Clocks of different machines are never compared.
 """
 
@@ -28,19 +28,19 @@ DEAD_AFTER = 30.0
 class Lease:
     """Held. `check` before anything that readers will see."""
 
-    def __init__(self, folder: Folder, number: int, token: bytes) -> None:
-        self._folder, self._token, self._number = folder, token, number
+    def __init__(self, folder: Folder, who: str, number: int, token: bytes) -> None:
+        self._folder, self._who, self._token, self._number = folder, who, token, number
         self._checked = time.monotonic()
         self._over = threading.Event()
         self._beats = threading.Thread(target=self._beat, daemon=True, name="lease")
         self._beats.start()
 
     def check(self) -> None:
-        """UserError where another ingestion has taken over, because this one seemed dead (a machine asleep)."""
+        """UserError where somebody else has taken over, because this one seemed dead (a machine asleep)."""
         if time.monotonic() - self._checked > DEAD_AFTER / 2:
             if not self._is_ours():
                 raise UserError(
-                    f"dataset {self._folder.url}: another ingestion took over while this one stood still; let it finish"
+                    f"{self._folder.url}: another {self._who} took over while this one stood still; let it finish"
                 )
             self._checked = time.monotonic()
 
@@ -65,24 +65,24 @@ class Lease:
 
 
 @contextmanager
-def leased(folder: Folder) -> Iterator[Lease]:
-    """The right to write a dataset. UserError where an ingestion that lives has it."""
+def leased(folder: Folder, who: str) -> Iterator[Lease]:
+    """The right to write a folder. who: what its writers are called. UserError where one that lives has it."""
     newest = _numbers(folder)[-1:]
     for number in newest:
-        _must_be_dead(folder, number)
+        _must_be_dead(folder, who, number)
     number = newest[0] + 1 if newest else 1
     token = json.dumps({**_self(), "token": uuid.uuid4().hex}).encode()
     if not folder.create(_name(number), token):
-        raise UserError(f"dataset {folder.url}: another ingestion has just begun to write it; let it finish")
+        raise UserError(f"{folder.url}: another {who} has just begun to write it; let it finish")
     folder.delete([name for old in newest for name in (_name(old), _beat_name(old))])
-    lease = Lease(folder, number, token)
+    lease = Lease(folder, who, number, token)
     try:
         yield lease
     finally:
         lease.end()
 
 
-def _must_be_dead(folder: Folder, number: int) -> None:
+def _must_be_dead(folder: Folder, who: str, number: int) -> None:
     try:
         holder = json.loads(folder.read(_name(number)))
     except FileNotFoundError:
@@ -90,7 +90,7 @@ def _must_be_dead(folder: Folder, number: int) -> None:
     here = holder["host"] == _self()["host"]
     if _is_alive(holder) if here else _beats(folder, number):
         raise UserError(
-            f"dataset {folder.url}: another ingestion is writing it (process {holder['pid']} on "
+            f"{folder.url}: another {who} is writing it (process {holder['pid']} on "
             f"{holder['host'].split()[0]}); let it finish, or stop it"
         )
 

@@ -1,0 +1,1 @@
+"""What work costs: counted without doing it, or taken from the clock."""

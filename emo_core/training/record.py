@@ -1,0 +1,65 @@
+"""What a run tells about its steps: metrics.jsonl, and the same for TensorBoard."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Self
+
+from emo_core.training.run_folder import RunFolder
+
+SECONDS = 15.0
+"""At most so much of what was told is lost when the process dies; what lies after its last checkpoint is told again."""
+
+Line = dict[str, float]
+
+
+class Record:
+    """Lines by step. Where a run goes on, what was told of steps after its checkpoint is forgotten."""
+
+    def __init__(self, run: RunFolder, step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._run, self._written = run, time.monotonic()
+        self.lines = [line for line in read_metrics(run) if line["step"] <= step]
+        self._scratch = None if run.folder.local else tempfile.TemporaryDirectory()
+        self._events = Path(run.url) / "tensorboard" if self._scratch is None else Path(self._scratch.name)
+        self._board = SummaryWriter(str(self._events), purge_step=step + 1, flush_secs=int(SECONDS))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, _: object) -> None:
+        self._board.close()
+        if kind is None or not isinstance(error, OSError):
+            self.flush()
+        if self._scratch is not None:
+            self._scratch.cleanup()
+
+    def add(self, line: Line) -> None:
+        """The figures of a step; one of them is its number."""
+        self.lines.append(line)
+        for key, value in line.items():
+            if key != "step":
+                self._board.add_scalar(key, value, int(line["step"]))
+        if time.monotonic() - self._written > SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all of it; a run of a hundred thousand steps tells 15 MB."""
+        with self._run.writing("metrics.jsonl"):
+            text = "".join(json.dumps(line) + "\n" for line in self.lines)
+            self._run.folder.write("metrics.jsonl", text.encode())
+            if self._scratch is not None:
+                self._board.flush()
+                for path in self._events.iterdir():
+                    self._run.folder.write(f"tensorboard/{path.name}", path.read_bytes())
+        self._written = time.monotonic()
+
+
+def read_metrics(run: RunFolder) -> list[Line]:
+    """The lines of a run's metrics.jsonl, oldest first."""
+    try:
+        return [json.loads(line) for line in run.folder.read("metrics.jsonl").splitlines()]
+    except FileNotFoundError:
+        return []
