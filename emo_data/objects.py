@@ -42,6 +42,11 @@ class Folder:
         self._root = root.rstrip("/")
         self.local = isinstance(self._fs, LocalFileSystem)
 
+    @property
+    def filesystem(self) -> Any:
+        """The fsspec file system that it lies in."""
+        return self._fs
+
     def read(self, name: str) -> bytes:
         """FileNotFoundError where there is none."""
         return self._patiently(lambda: self._fs.cat_file(self._path(name)))

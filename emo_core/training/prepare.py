@@ -87,6 +87,7 @@ def plan(
             if card.stage != recipe.stage - 1:
                 raise UserError(f"{init}: a model of stage {card.stage}, but one of stage {recipe.stage - 1} is needed")
             config, before = card.config, fingerprint(folder)
+        _check_model(str(init), index, recipe, config)
     else:
         config = _config(index, recipe)
     _check_data(index, recipe, config)
@@ -177,6 +178,18 @@ def _check_data(index: ClipIndex, recipe: Recipe, config: ModelConfig) -> None:
         raise UserError(f"dataset {index.url}: no clip has the {needed} frames that stage {recipe.stage} needs")
 
 
+def _check_model(init: str, index: ClipIndex, recipe: Recipe, config: ModelConfig) -> None:
+    """Whether the model of the stage before is of the preset's size and hears what these clips hold."""
+    if config.channels != _config(index, recipe).channels:
+        raise UserError(f"--preset {recipe.preset}: the model in {init} is of another size; give the preset of stage 1")
+    extractor = index.extractor
+    if (len(extractor.layers), extractor.width) != (config.audio_layers, config.audio_width):
+        raise UserError(
+            f"dataset {index.url}: its audio features are {len(extractor.layers)} x {extractor.width}, the model in "
+            f"{init} takes {config.audio_layers} x {config.audio_width}; use the dataset that stage 1 was trained on"
+        )
+
+
 def _held_out(data: str, recipe: Recipe, config: ModelConfig) -> ClipIndex | None:
     try:
         index = ClipIndex(data, Split.TEST, listening=recipe.stage > 1, keep=recipe.keep)
@@ -257,15 +270,7 @@ def _next_stage(plan: Plan) -> Checkpoint:
     assert plan.init is not None
     with at_hand(plan.init) as folder:
         before, came_from = load(folder, stage=recipe.stage - 1), fingerprint(folder)
-    init = plan.init
-    if config.channels != _config(index, recipe).channels:
-        raise UserError(f"--preset {recipe.preset}: the model in {init} is of another size; give the preset of stage 1")
     extractor = index.extractor
-    if (len(extractor.layers), extractor.width) != (config.audio_layers, config.audio_width):
-        raise UserError(
-            f"dataset {index.url}: its audio features are {len(extractor.layers)} x {extractor.width}, the model in "
-            f"{init} takes {config.audio_layers} x {config.audio_width}; use the dataset that stage 1 was trained on"
-        )
     encoder = before.audio_encoder or AudioEncoder.load(index.dataset.config["audio_model"], list(extractor.layers))
     if (encoder.fingerprint, tuple(encoder.layers)) != (extractor.fingerprint, extractor.layers):
         raise UserError(

@@ -6,7 +6,6 @@ on GPUs, the rows of a chunk (never its frames) pass through the object store on
 
 import json
 import logging
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,15 +16,14 @@ import ray
 from ray.data import ActorPoolStrategy, DataContext, Dataset
 
 from emo_data.cores import cores
-from emo_data.errors import UserError
 from emo_data.ingest import child
 from emo_data.ingest.plan import Chunk, Survey
 from emo_data.ingest.run import Crew, CrewOf
 from emo_data.ingest.worker import Looked, Receipt, Setup, Worker
+from emo_data.on_ray import connected
 
 _MEMORY_PER_WORKER = 2 * 2**30
 """Bytes for a worker and its child: 1.5 GiB is usual, and large pictures need more."""
-_OBJECT_STORE = 512 * 2**20
 _MOST_BLOCKS = 10_000
 
 
@@ -37,7 +35,7 @@ def ray_crew(workers: int, address: str = "local", listeners: int = 0) -> CrewOf
 
     @contextmanager
     def crew(setup: Setup) -> Iterator[Crew]:
-        with _connected(address, workers):
+        with connected(address, max(workers, 1) + 1):  # Ray Data's own tasks need a place, too
             # On a cluster Ray finds a place with room for a worker; here `workers_here` has seen to that.
             yield _RayCrew(setup, workers, listeners, None if address == "local" else _MEMORY_PER_WORKER)
 
@@ -47,36 +45,6 @@ def ray_crew(workers: int, address: str = "local", listeners: int = 0) -> CrewOf
 def workers_here() -> int:
     """How many workers this machine has cores and memory for."""
     return max(1, min(cores(), psutil.virtual_memory().available // _MEMORY_PER_WORKER))
-
-
-@contextmanager
-def _connected(address: str, workers: int) -> Iterator[None]:
-    """A Ray that is there already is used as it is, and left alone. One of our own asks for a token that it makes."""
-    if ray.is_initialized():
-        yield
-        return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
-        ray.init(
-            "local",
-            num_cpus=max(workers, 1) + 1,  # Ray Data's own tasks need a place, too
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE,
-            **quiet,
-        )
-    else:
-        try:
-            host, _, port = address.rpartition(":")
-            if host and port.isdigit() and "/" not in host:  # Ray itself would try for minutes, line by line
-                socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"--address {address}: no Ray answers there: {reason}") from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 class _RayCrew:

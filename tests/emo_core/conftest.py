@@ -1,5 +1,7 @@
 """The smallest EMO that has every part, for tests that look at structure and not at quality."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from emo_core.training.batch import Batch
 from emo_core.training.recipes import stage_recipe
 from emo_core.training.step import StageLoss
 from emo_data.features.audio import AudioEncoder
+from tests.emo_core.runs import finished, make_dataset
 
 
 @pytest.fixture
@@ -119,3 +122,32 @@ def drive(config, frames: int, seed: int = 0) -> Drive:
     rng = np.random.default_rng(seed)
     shape = (frames, config.audio_layers, config.audio_width)
     return Drive(rng.standard_normal(shape, dtype=np.float32), np.full(frames, 0.5, np.float32))
+
+
+@pytest.fixture(scope="session")
+def encoder() -> AudioEncoder:
+    """The built-in random one."""
+    return AudioEncoder.load("tiny")
+
+
+@pytest.fixture
+def data(tmp_path: Path, encoder: AudioEncoder, config: ModelConfig) -> str:
+    """Three clips in a dataset on disk."""
+    return make_dataset(str(tmp_path / "data"), encoder, config.size)
+
+
+@pytest.fixture
+def smallest(monkeypatch: pytest.MonkeyPatch, config: ModelConfig) -> None:
+    """`plan` asks for the smallest model."""
+
+    def sized(layers: int = 2, width: int = 8) -> ModelConfig:
+        return config.model_copy(update={"audio_layers": layers, "audio_width": width})
+
+    monkeypatch.setattr("emo_core.model.config.tiny", sized)
+
+
+@pytest.fixture
+def models(data: str, tmp_path: Path, smallest: None) -> dict[int, Path | None]:
+    """The models of stages 1 and 2; what stage 1 starts from is None."""
+    first = finished(1, data, tmp_path / "first", steps=2)
+    return {0: None, 1: first, 2: finished(2, data, tmp_path / "second", first, steps=2)}

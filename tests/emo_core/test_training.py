@@ -1,6 +1,5 @@
 """The three stages on a handful of made-up clips: what trains, what resumes, what is refused."""
 
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -13,134 +12,20 @@ from diffusers import AutoencoderKL, MotionAdapter
 
 from emo_core.checkpoint import fingerprint, load
 from emo_core.model.codec import LinearCodec
-from emo_core.model.config import ModelConfig
 from emo_core.model.emo import build
 from emo_core.training import loop
 from emo_core.training.loop import DivergedError, Trainer
 from emo_core.training.optim import load_optimizer, make_optimizer, save_optimizer
-from emo_core.training.prepare import plan
-from emo_core.training.prepare import prepare as prepare_plan
-from emo_core.training.recipes import Recipe, stage_recipe
 from emo_core.training.stages import trained_parameters
 from emo_core.training.step import StageLoss, accumulate
 from emo_data.errors import UserError
-from emo_data.features.audio import AudioEncoder
-from emo_data.schema import SAMPLE_RATE, SCHEMA_VERSION
+from emo_data.schema import SCHEMA_VERSION
 from emo_data.store import Dataset
-from emo_data.video import encode_video
 from tests.emo_core.conftest import awake, batch_loss
+from tests.emo_core.runs import CPU, finished, metrics, prepare, recipe, row, weights
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_losses.json"
-CPU = torch.device("cpu")
-
-
-def row(index: int, encoder: AudioEncoder, size: int) -> dict:
-    """A clip of 24 frames in which a bright square moves."""
-    frames = 24
-    pictures = np.full((frames, size, size, 3), 40 + 20 * index, np.uint8)
-    for f in range(frames):
-        pictures[f, 8:20, f % (size - 8) : f % (size - 8) + 8] = (200, 150, 90)
-    video = io.BytesIO()
-    encode_video(video, pictures, 25)
-    sound = np.sin(np.arange(round(frames / 25 * SAMPLE_RATE)) * 0.05 * (index + 1)).astype(np.float32) * 0.3
-    vectors = np.zeros((frames, 3), np.float32)
-    return {
-        "clip_id": f"clip{index}",
-        "source": f"{index}.mp4",
-        "source_sha256": str(index),
-        "start_seconds": 0.0,
-        "end_seconds": frames / 25,
-        "identity": f"who{index}",
-        "split": "train",
-        "fps": 25.0,
-        "size": size,
-        "frames": frames,
-        "video": video.getvalue(),
-        "sound": (sound * 32767).astype(np.int16),
-        "sound_state": "voice",
-        "box": np.tile(np.float32([0.25, 0.25, 0.75, 0.75]), (frames, 1)),
-        "rotation": vectors,
-        "translation": vectors,
-        "speed": np.full(frames, 0.3 * (index + 1), np.float32),
-        "mouth_opening": np.zeros(frames, np.float32),
-        "audio_features": encoder.encode(sound, frames, 25).reshape(-1),
-        "audio_layers": np.array(encoder.layers, np.int32),
-        "audio_width": encoder.width,
-        "audio_extractor": encoder.fingerprint,
-        "detection_rate": 1.0,
-        "face_size": 16.0,
-        "sharpness": 1.0,
-        "blur": 0.3,
-        "brightness": 1.0,
-        "yaw_range": 1.0,
-        "loudness": -10.0,
-        "speech_ratio": 1.0,
-        "mouth_sound_correlation": 0.5,
-        "sync_offset": None,
-        "sync_confidence": None,
-        "tools": "{}",
-    }
-
-
-@pytest.fixture(scope="module")
-def encoder() -> AudioEncoder:
-    """The built-in random one."""
-    return AudioEncoder.load("tiny")
-
-
-@pytest.fixture
-def data(tmp_path: Path, encoder: AudioEncoder, config: ModelConfig) -> str:
-    """Three clips in a dataset on disk."""
-    folder = str(tmp_path / "data")
-    dataset = Dataset.create(folder, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
-    for index in range(3):
-        dataset.write_source(str(index), f"{index}.mp4", str(index), [row(index, encoder, config.size)], [])
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def smallest(monkeypatch: pytest.MonkeyPatch, config: ModelConfig) -> None:
-    """`prepare` builds the smallest model."""
-
-    def sized(layers: int = 2, width: int = 8) -> ModelConfig:
-        return config.model_copy(update={"audio_layers": layers, "audio_width": width})
-
-    monkeypatch.setattr("emo_core.model.config.tiny", sized)
-
-
-def prepare(recipe: Recipe, data: str, out: Path, init: Path | None, device: torch.device, weights=None, cache=None):
-    """A trainer in this process."""
-    return prepare_plan(plan(recipe, data, out, init, weights, cache), device)
-
-
-def metrics(folder: Path) -> list[dict]:
-    """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def recipe(stage: int, steps: int = 6, **changes: object) -> Recipe:
-    """A few steps that save often."""
-    small = {"steps": steps, "batch": 2, "micro_batch": 2, "checkpoint_every": 3, "preview_every": 100}
-    return stage_recipe(stage, "tiny").model_copy(update={**small, **changes})
-
-
-def finished(stage: int, data: str, folder: Path, init: Path | None = None, **changes: object) -> Path:
-    """The model of a finished run."""
-    trainer = prepare(recipe(stage, **changes), data, folder, init, CPU)
-    trainer.train()
-    return Path(trainer.run.model)
-
-
-@pytest.fixture
-def models(data: str, tmp_path: Path) -> dict[int, Path | None]:
-    """The models of stages 1 and 2; what stage 1 starts from is None."""
-    first = finished(1, data, tmp_path / "first", steps=2)
-    return {0: None, 1: first, 2: finished(2, data, tmp_path / "second", first, steps=2)}
-
-
-def weights(model: Path) -> dict[str, torch.Tensor]:
-    """All trained weights of a model folder."""
-    return load(model).model.state_dict()
+pytestmark = pytest.mark.usefixtures("smallest")
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])

@@ -1,0 +1,206 @@
+"""A run in many processes: a Ray Train job on a Ray of its own or on any cluster.
+
+Ray starts the processes, joins them by torch.distributed, and starts them again when one of them or its machine dies.
+What a run is and how far it has come stands in its folder only: Ray is given no checkpoints, and each start goes on
+from the newest complete one.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.train
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+
+from emo_core.training.loop import DivergedError, Notice, OnStep, StoppedError
+from emo_core.training.prepare import Plan, prepare
+from emo_core.training.ranks import Ranks
+from emo_data.errors import UserError
+from emo_data.on_ray import connected
+
+STARTS = 3
+"""So many in a row without a new checkpoint, and the run is given up."""
+_LOOK_SECONDS = 0.2
+_PREEMPTION_STEPS = 10
+"""Between looks at whether a machine is about to be taken away, at which all processes must look together."""
+_OURS = (UserError, DivergedError, StoppedError)
+
+
+def train_on_ray(
+    plan: Plan,
+    *,
+    workers: tuple[int, int],
+    address: str,
+    accelerator: str | None,
+    gpu: bool,
+    processes: int,
+    on_step: OnStep,
+    notice: Callable[[], Notice],
+) -> None:
+    """As `Trainer.train`, by as many workers as there is room for between the least and the most of `workers`.
+
+    address: see `connected`. accelerator: a type of GPU that Ray knows, or None. gpu: one for each worker. processes:
+    that read samples, for each worker. Raises UserError where the batch cannot be shared, and RuntimeError where the
+    workers die over and over.
+    """
+    cpus = 1 + processes
+    with connected(address, workers[1] * cpus):
+        told: Any = ray.remote(num_cpus=0)(_Told).remote()
+        resources = {"CPU": cpus, **({"GPU": 1} if gpu else {})}
+        _check_room(workers[0], resources, address)
+        starts = 0
+        while True:
+            newest = plan.run.newest()
+            error = _fit(plan, workers, resources, accelerator, gpu, processes, told, on_step, notice)
+            outcome = ray.get(told.outcome.remote())
+            if outcome is not None:
+                raise outcome
+            if error is None:
+                return
+            starts = 1 if plan.run.newest() > newest else starts + 1
+            if starts >= STARTS:
+                raise RuntimeError(
+                    f"{plan.run.url}: its workers died {starts} times in a row without a new checkpoint: {error}"
+                ) from error
+            on_step(plan.run.newest(), plan.recipe.steps, "a worker died; starting again")
+
+
+def _check_room(least: int, resources: dict[str, int], address: str) -> None:
+    """Ray waits for ever for machines that nobody will bring."""
+    there = ray.cluster_resources()
+    if address == "local" and any(there.get(name, 0) < least * count for name, count in resources.items()):
+        needs = ", ".join(f"{least * count} {name}" for name, count in resources.items())
+        raise UserError(f"--workers {least}: need {needs}, and this machine has {there.get('GPU', 0):.0f} GPUs")
+
+
+def _fit(
+    plan: Plan,
+    workers: tuple[int, int],
+    resources: dict[str, int],
+    accelerator: str | None,
+    gpu: bool,
+    processes: int,
+    told: Any,
+    on_step: OnStep,
+    notice: Callable[[], Notice],
+) -> Exception | None:
+    """One Ray Train job, on a thread of its own; what it failed of."""
+    for name in ("ray.train", "ray.train.v2"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it would say, we say
+    path, filesystem = _storage(plan)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"plan": plan, "told": told, "processes": processes, "gpu": gpu},
+        scaling_config=ScalingConfig(
+            num_workers=workers[0] if workers[0] == workers[1] else workers,  # type: ignore[arg-type]  # of Train V2
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            accelerator_type=accelerator,
+        ),
+        run_config=RunConfig(
+            # Never the name of an earlier job: Ray would take up where that one ended, which may be its end.
+            name=uuid.uuid4().hex,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),  # type: ignore[call-arg]
+        ),
+    )
+    failed: list[Exception] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except Exception as error:  # noqa: BLE001 - it is handed to the main thread
+            failed.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True, name="ray-train")
+    thread.start()
+    shown: tuple[int, int, str] | None = None
+    while thread.is_alive():
+        thread.join(_LOOK_SECONDS)
+        asked = notice()
+        progress = ray.get(told.look.remote(int(asked)))
+        if progress is not None and progress != shown:
+            shown = progress
+            on_step(*progress)
+    plan.run.folder.remove("work/ray")
+    return failed[0] if failed else None
+
+
+def _storage(plan: Plan) -> tuple[str, Any]:
+    """Where Ray Train notes what it does: in the run's folder, which all machines must reach anyway."""
+    folder = plan.run.folder.below("work/ray")
+    if folder.local:
+        return str(Path(folder.url).absolute()), None
+    return folder.url.partition("://")[2], pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))
+
+
+class _Told:
+    """Between the first worker and whoever started the run."""
+
+    def __init__(self) -> None:
+        self._progress: tuple[int, int, str] | None = None
+        self._asked = int(Notice.NONE)
+        self._outcome: Exception | None = None
+
+    def step(self, done: int, total: int, note: str) -> int:
+        self._progress = (done, total, note)
+        return self._asked
+
+    def look(self, asked: int) -> tuple[int, int, str] | None:
+        self._asked = max(self._asked, asked)
+        return self._progress
+
+    def end(self, error: Exception) -> None:
+        self._outcome = self._outcome or error
+
+    def outcome(self) -> Exception | None:
+        return self._outcome
+
+
+class _Teller:
+    """A worker's end: tells now and then, without waiting for the answer."""
+
+    def __init__(self, told: Any, leads: bool) -> None:
+        self._told, self._leads = told, leads
+        self._answer: Any = None
+        self._said = 0.0
+        self._asked, self._steps, self._warned = Notice.NONE, 0, False
+
+    def on_step(self, done: int, total: int, note: str) -> None:
+        if (self._leads and time.monotonic() - self._said > _LOOK_SECONDS) or done == total:
+            self._said = time.monotonic()
+            self._answer = self._told.step.remote(done, total, note)
+
+    def notice(self) -> Notice:
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            self._asked = Notice(ray.get(self._answer))
+            self._answer = None
+        self._steps += 1
+        if not self._warned and self._steps % _PREEMPTION_STEPS == 0 and ray.train.get_preemption_info() is not None:
+            self._warned = True
+            return max(self._asked, Notice.SAVE)
+        return self._asked
+
+
+def _work(config: dict[str, Any]) -> None:
+    """What every worker does."""
+    context = ray.train.get_context()
+    ranks = Ranks(context.get_world_rank(), context.get_world_size())
+    teller = _Teller(config["told"], ranks.leads)
+    try:
+        trainer = prepare(config["plan"], get_device() if config["gpu"] else torch.device("cpu"), ranks)
+        trainer.processes = config["processes"]
+        trainer.train(teller.on_step, teller.notice)
+    except _OURS as error:
+        ray.get(config["told"].end.remote(error))
+        if not isinstance(error, StoppedError):  # all processes stop by themselves
+            raise  # the others may be waiting for this one
