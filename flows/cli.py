@@ -9,8 +9,9 @@ import typer
 
 from emo_data.errors import UserError
 from flows.commands.data import data, ingest, sample
-from flows.commands.model import bench, generate, train
+from flows.commands.model import bench, generate
 from flows.commands.options import Device, Json, choose_device, say
+from flows.commands.train import train
 from flows.commands.weights import weights
 
 app = typer.Typer(

@@ -97,8 +97,9 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     from emo_core.inference.sampling import Sampling
     from emo_core.model.config import tiny as tiny_model
     from emo_core.training.plot import plot_losses
-    from emo_core.training.prepare import plan, prepare
+    from emo_core.training.prepare import plan
     from emo_core.training.recipes import stage_recipe
+    from emo_core.training.run import carry_out
     from emo_data.ingest.config import IngestConfig
     from emo_data.ingest.run import ingest
     from emo_data.synthetic.sample import VERSION, write_sample
@@ -121,7 +122,9 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
             f"stage {stage}",
             {"recipe": recipe.model_dump(mode="json"), "model": tiny_model().model_dump(mode="json")},
             [run],
-            lambda report: prepare(plan(recipe, str(data), out / run, init, cache=str(latents)), device).train(report),
+            lambda report: carry_out(
+                plan(recipe, str(data), out / run, init, cache=str(latents)), device, on_step=report
+            ),
         )
 
     def make_plot(_: Report) -> None:

@@ -72,7 +72,7 @@ class Trainer:
     run: RunFolder
     device: torch.device
     ranks: Ranks
-    processes: int = 0
+    readers: int = 0
     """That read samples ahead, besides this one."""
 
     def train(self, on_step: OnStep | None = None, notice: Callable[[], Notice] = lambda: Notice.NONE) -> None:
@@ -221,7 +221,7 @@ class Trainer:
             windows=recipe.windows,
             seed=(recipe.seed, recipe.stage),
         )
-        samples = load(self.index, wants, order, lanes, steps, self.processes)
+        samples = load(self.index, wants, order, lanes, steps, self.readers)
         return batches(samples, recipe, self.checkpoint.card.config, lanes, steps, self._encode)
 
     def _encode(self, shown: Tensor) -> Tensor:

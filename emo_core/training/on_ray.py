@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow.fs
 import ray
 import ray.train
-import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
+from emo_core.training.crew import Crew
 from emo_core.training.loop import DivergedError, Notice, OnStep, StoppedError
 from emo_core.training.prepare import Plan, prepare
 from emo_core.training.ranks import Ranks
@@ -29,37 +29,30 @@ from emo_data.on_ray import connected
 STARTS = 3
 """So many in a row without a new checkpoint, and the run is given up."""
 _LOOK_SECONDS = 0.2
+_NOTES = "work/ray"
 _PREEMPTION_STEPS = 10
 """Between looks at whether a machine is about to be taken away, at which all processes must look together."""
 _OURS = (UserError, DivergedError, StoppedError)
 
 
 def train_on_ray(
-    plan: Plan,
-    *,
-    workers: tuple[int, int],
-    address: str,
-    accelerator: str | None,
-    gpu: bool,
-    processes: int,
-    on_step: OnStep,
-    notice: Callable[[], Notice],
+    plan: Plan, crew: Crew, *, gpu: bool, on_step: OnStep, notice: Callable[[], Notice] = lambda: Notice.NONE
 ) -> None:
-    """As `Trainer.train`, by as many workers as there is room for between the least and the most of `workers`.
+    """As `Trainer.train`, by as many workers as there is room for between the least and the most of the crew's.
 
-    address: see `connected`. accelerator: a type of GPU that Ray knows, or None. gpu: one for each worker. processes:
-    that read samples, for each worker. Raises UserError where the batch cannot be shared, and RuntimeError where the
-    workers die over and over.
+    gpu: whether every worker has one. Raises UserError where this machine has not what they need, and RuntimeError
+    where they die over and over.
     """
-    cpus = 1 + processes
-    with connected(address, workers[1] * cpus):
+    cpus = 1 + crew.readers
+    resources = {"CPU": cpus, **({"GPU": 1} if gpu else {})}
+    with connected(crew.address, crew.workers[1] * cpus):
+        _check_room(crew, resources)
         told: Any = ray.remote(num_cpus=0)(_Told).remote()
-        resources = {"CPU": cpus, **({"GPU": 1} if gpu else {})}
-        _check_room(workers[0], resources, address)
         starts = 0
         while True:
             newest = plan.run.newest()
-            error = _fit(plan, workers, resources, accelerator, gpu, processes, told, on_step, notice)
+            error = _fit(_trainer(plan, crew, resources, told), told, on_step, notice)
+            plan.run.folder.remove(_NOTES)
             outcome = ray.get(told.outcome.remote())
             if outcome is not None:
                 raise outcome
@@ -73,37 +66,25 @@ def train_on_ray(
             on_step(plan.run.newest(), plan.recipe.steps, "a worker died; starting again")
 
 
-def _check_room(least: int, resources: dict[str, int], address: str) -> None:
-    """Ray waits for ever for machines that nobody will bring."""
-    there = ray.cluster_resources()
-    if address == "local" and any(there.get(name, 0) < least * count for name, count in resources.items()):
-        needs = ", ".join(f"{least * count} {name}" for name, count in resources.items())
-        raise UserError(f"--workers {least}: need {needs}, and this machine has {there.get('GPU', 0):.0f} GPUs")
+def _check_room(crew: Crew, resources: dict[str, int]) -> None:
+    """Ray waits without end for machines that nobody will bring."""
+    there, least = ray.cluster_resources(), crew.workers[0]
+    for name, each in resources.items():
+        if crew.address == "local" and there.get(name, 0) < least * each:
+            raise UserError(f"--workers {least}: need {least * each} {name}, this machine has {there.get(name, 0):.0f}")
 
 
-def _fit(
-    plan: Plan,
-    workers: tuple[int, int],
-    resources: dict[str, int],
-    accelerator: str | None,
-    gpu: bool,
-    processes: int,
-    told: Any,
-    on_step: OnStep,
-    notice: Callable[[], Notice],
-) -> Exception | None:
-    """One Ray Train job, on a thread of its own; what it failed of."""
-    for name in ("ray.train", "ray.train.v2"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it would say, we say
+def _trainer(plan: Plan, crew: Crew, resources: dict[str, int], told: Any) -> TorchTrainer:
     path, filesystem = _storage(plan)
-    trainer = TorchTrainer(
+    least, most = crew.workers
+    return TorchTrainer(
         _work,
-        train_loop_config={"plan": plan, "told": told, "processes": processes, "gpu": gpu},
+        train_loop_config={"plan": plan, "told": told, "readers": crew.readers},
         scaling_config=ScalingConfig(
-            num_workers=workers[0] if workers[0] == workers[1] else workers,  # type: ignore[arg-type]  # of Train V2
-            use_gpu=gpu,
+            num_workers=least if least == most else (least, most),  # type: ignore[arg-type]  # of Train V2
+            use_gpu="GPU" in resources,
             resources_per_worker=resources,
-            accelerator_type=accelerator,
+            accelerator_type=crew.accelerator,
         ),
         run_config=RunConfig(
             # Never the name of an earlier job: Ray would take up where that one ended, which may be its end.
@@ -113,6 +94,12 @@ def _fit(
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=-1),  # type: ignore[call-arg]
         ),
     )
+
+
+def _fit(trainer: TorchTrainer, told: Any, on_step: OnStep, notice: Callable[[], Notice]) -> Exception | None:
+    """One Ray Train job, on a thread of its own; what it failed of."""
+    for name in ("ray.train", "ray.train.v2"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # what it would say, we say
     failed: list[Exception] = []
 
     def fit() -> None:
@@ -126,18 +113,16 @@ def _fit(
     shown: tuple[int, int, str] | None = None
     while thread.is_alive():
         thread.join(_LOOK_SECONDS)
-        asked = notice()
-        progress = ray.get(told.look.remote(int(asked)))
+        progress = ray.get(told.look.remote(int(notice())))
         if progress is not None and progress != shown:
             shown = progress
             on_step(*progress)
-    plan.run.folder.remove("work/ray")
     return failed[0] if failed else None
 
 
 def _storage(plan: Plan) -> tuple[str, Any]:
     """Where Ray Train notes what it does: in the run's folder, which all machines must reach anyway."""
-    folder = plan.run.folder.below("work/ray")
+    folder = plan.run.folder.below(_NOTES)
     if folder.local:
         return str(Path(folder.url).absolute()), None
     return folder.url.partition("://")[2], pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(folder.filesystem))
@@ -197,8 +182,8 @@ def _work(config: dict[str, Any]) -> None:
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     teller = _Teller(config["told"], ranks.leads)
     try:
-        trainer = prepare(config["plan"], get_device() if config["gpu"] else torch.device("cpu"), ranks)
-        trainer.processes = config["processes"]
+        trainer = prepare(config["plan"], get_device(), ranks)
+        trainer.readers = config["readers"]
         trainer.train(teller.on_step, teller.notice)
     except _OURS as error:
         ray.get(config["told"].end.remote(error))

@@ -23,6 +23,10 @@ from emo_data.objects import Folder
 KEPT = 2
 """Checkpoints: the newest, and one to go back to by hand."""
 _MARKER = "complete.json"
+FREE = {"micro_batch", "compiled", "gradient_checkpointing"} | {
+    f"{what}_every" for what in ("checkpoint", "preview", "validate")
+}
+"""Numbers of a recipe that may be others when a run goes on: how it is computed, and when it is looked at."""
 _LEASE = {"work"}
 """What lies in a folder whose run has just begun."""
 
@@ -67,10 +71,8 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"--out {self.url}: cannot be reached: {error}") from error
         if "run.json" in there:
-            found, wanted = self._earlier(), self.card.model_dump(mode="json")
-            differ = [key for key in wanted if found.get(key) != wanted[key] and key != "data"]  # it may have moved
-            if differ or found.keys() != wanted.keys():
-                other = _difference(found, wanted, differ)
+            other = _difference(self._earlier(), self.card)
+            if other:
                 raise UserError(f"{self.url}: holds another run ({other}); choose another --out or remove it")
         elif not set(there) <= _LEASE or (self.folder.local and Path(self.url).is_file()):
             raise UserError(f"{self.url}: holds something other than a run; choose another --out")
@@ -170,10 +172,9 @@ class RunFolder:
         except (FileNotFoundError, ValueError, KeyError):
             return False
 
-    def _earlier(self) -> dict[str, object]:
+    def _earlier(self) -> RunCard:
         try:
-            found = json.loads(self.folder.read("run.json"))
-            return RunCard.model_validate(found).model_dump(mode="json")
+            return RunCard.model_validate_json(self.folder.read("run.json"))
         except (ValueError, ValidationError) as error:
             raise UserError(
                 f"{self.url}: its run.json is of another version, or damaged; choose another --out"
@@ -184,13 +185,14 @@ def _at(step: int, name: str) -> str:
     return f"checkpoints/{step}/{name}"
 
 
-def _difference(found: dict, wanted: dict, differ: list[str]) -> str:
-    """The first setting in which two cards differ."""
-    for key in differ:
-        was, now = found.get(key), wanted[key]
-        if isinstance(was, dict) and isinstance(now, dict):
-            key, was, now = next(
-                (f"{key}.{k}", was.get(k), now.get(k)) for k in [*now, *was] if was.get(k) != now.get(k)
-            )
-        return f"its {key} is {was}, not {now}"
-    return "see its run.json"
+def _difference(earlier: RunCard, card: RunCard) -> str:
+    """The first thing that decides the result and is not the same; where the dataset lies does not."""
+    for name, now in card:
+        was = getattr(earlier, name)
+        if isinstance(now, BaseModel):
+            for field, value in now:
+                if field not in FREE and getattr(was, field) != value:
+                    return f"its {name}.{field} is {getattr(was, field)}, not {value}"
+        elif was != now and name != "data":
+            return f"its {name} is {was}, not {now}"
+    return ""

@@ -1,7 +1,7 @@
-"""Commands that train the model, let it speak, and measure it."""
+"""Commands that let the model speak, and measure it."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -10,46 +10,6 @@ from emo_data.errors import UserError
 from flows.commands.options import Device, Json, check_picture, choose_device, say
 
 bench = typer.Typer(help="Speed and memory, against the same work done bare in the same run.", no_args_is_help=True)
-
-
-def train(
-    stage: Annotated[int, typer.Option(min=1, max=3, help="1: images, 2: video and voice, 3: head speed.")],
-    data: Annotated[str, typer.Option(metavar="DATASET")],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="A new folder, or one of this very run to go on with.")],
-    init: Annotated[
-        Path | None, typer.Option(metavar="MODEL", help="RUN/model of the stage before; not for 1.")
-    ] = None,
-    preset: Annotated[
-        Literal["tiny", "sd15"], typer.Option(help="The model's size: a laptop's, or the paper's.")
-    ] = "tiny",
-    weights: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Public weights to start from: unet, vae (stage 1), motion (2).")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Other than the recipe's.")] = None,
-    train_spatial: Annotated[
-        bool, typer.Option("--train-spatial", help="In stage 2, go on training what stage 1 trained, too.")
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Device = "auto",
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the loss curve.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Train one stage; the result is RUN/model. An unfinished RUN goes on where it stopped."""
-    from emo_core.training.plot import plot_losses
-    from emo_core.training.prepare import plan, prepare
-    from emo_core.training.recipes import stage_recipe
-    from flows.progress import progress
-
-    check_picture("--plot", plot)
-    changes = {"seed": seed, "train_spatial": train_spatial} | ({"steps": steps} if steps else {})
-    recipe = stage_recipe(stage, preset).model_copy(update=changes)
-    with progress(f"stage {stage}") as report:
-        trainer = prepare(plan(recipe, data, out, init, weights), choose_device(device))
-        trainer.train(report)
-    if plot is not None:
-        plot_losses({f"stage {stage}": str(out)}, plot)
-    result = {"model": str(trainer.run.model), "metrics": f"{out}/metrics.jsonl", "steps": recipe.steps}
-    say(result, [f"model in {trainer.run.model}"], as_json)
 
 
 def generate(

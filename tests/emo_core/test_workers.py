@@ -1,33 +1,32 @@
 """A run in several processes is the run in one: same losses, also where one of them is killed."""
 
-import os
-import signal
-import threading
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from emo_core.training.loop import Notice, StoppedError
+from emo_core.training.crew import Crew
+from emo_core.training.loop import Notice
 from emo_core.training.on_ray import train_on_ray
 from emo_core.training.prepare import plan
-from tests.emo_core.runs import finished, metrics, recipe, weights
+from emo_data.errors import UserError
+from emo_data.on_ray import connected
+from emo_data.schema import SAMPLE_RATE
+from tests.emo_core.runs import finished, make_dataset, metrics, recipe, weights
 
 pytestmark = pytest.mark.usefixtures("smallest")
 
 
-def with_workers(stage, data, folder, init=None, workers=2, on_step=lambda *_: None, notice=lambda: Notice.NONE, **changes):
-    train_on_ray(
-        plan(recipe(stage, **changes), data, folder, init),
-        workers=(workers, workers),
-        address="local",
-        accelerator=None,
-        gpu=False,
-        processes=0,
-        on_step=on_step,
-        notice=notice,
-    )
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    """One Ray for all tests here."""
+    with connected("local", 3):
+        yield
+
+
+def with_workers(stage, data, folder, init=None, on_step=lambda *_: None, notice=lambda: Notice.NONE, **changes):
+    """A run by two workers."""
+    planned = plan(recipe(stage, **changes), data, folder, init)
+    train_on_ray(planned, Crew(workers=(2, 2)), gpu=False, on_step=on_step, notice=notice)
 
 
 def losses(folder: Path) -> list[float]:
@@ -42,3 +41,63 @@ def test_two_workers_learn_what_one_learns(data, tmp_path, models, stage):
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     one, two = weights(tmp_path / "one" / "model"), weights(tmp_path / "two" / "model")
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-4
+
+
+def workers_of_ray() -> list[psutil.Process]:
+    return [one for one in psutil.process_iter(["cmdline"]) if "RayTrainWorker" in " ".join(one.info["cmdline"] or [])]
+
+
+def test_a_killed_worker_is_replaced_and_the_losses_are_those_of_an_undisturbed_run(data, tmp_path):
+    numbers = {"steps": 60, "checkpoint_every": 7}
+    with_workers(1, data, tmp_path / "whole", **numbers)
+    killed = []
+
+    def kill_one(done: int, _total: int, _note: str) -> None:
+        if done > 8 and not killed:
+            killed.append(workers_of_ray()[-1])
+            os.kill(killed[0].pid, signal.SIGKILL)
+
+    with_workers(1, data, tmp_path / "killed", on_step=kill_one, **numbers)
+    assert killed
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    one, two = weights(tmp_path / "whole" / "model"), weights(tmp_path / "killed" / "model")
+    assert all((one[name] == two[name]).all() for name in one)
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
+
+
+def test_a_run_that_is_asked_to_stop_keeps_its_last_step_and_another_number_of_workers_goes_on(data, tmp_path):
+    numbers = {"steps": 40, "checkpoint_every": 100}
+    seen = []
+    with pytest.raises(StoppedError, match="which is kept"):
+        with_workers(
+            1,
+            data,
+            tmp_path / "run",
+            on_step=lambda done, *_: seen.append(done),
+            notice=lambda: Notice.STOP if seen and seen[-1] > 2 else Notice.NONE,
+            **numbers,
+        )
+    (kept,) = plan(recipe(1, **numbers), data, tmp_path / "run").run.checkpoints()
+    assert 2 < kept < 40
+    finished(1, data, tmp_path / "run", **numbers)
+    finished(1, data, tmp_path / "whole", **numbers)
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
+
+
+def test_workers_that_die_over_and_over_are_given_up(data, tmp_path):
+    def kill_all(*_: object) -> None:
+        for one in workers_of_ray():
+            one.kill()
+
+    with pytest.raises(RuntimeError, match="died 3 times in a row"):
+        with_workers(1, data, tmp_path / "run", on_step=kill_all, steps=500, checkpoint_every=500)
+
+
+def test_what_is_wrong_in_a_worker_is_said_as_if_there_were_none(data, tmp_path, encoder, config):
+    spoilt = encoder.encode(np.zeros(SAMPLE_RATE, np.float32), 24, 25).reshape(-1) * np.float16("nan")
+    bad = make_dataset(str(tmp_path / "bad"), encoder, config.size, audio_features=spoilt)
+    first = finished(1, data, tmp_path / "first", steps=1)
+    with pytest.raises(UserError, match=r"clip clip\d: its audio features"):
+        with_workers(2, bad, tmp_path / "run", first)

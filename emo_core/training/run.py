@@ -1,0 +1,39 @@
+"""A run from its plan to its model, in this process or in many."""
+
+from collections.abc import Callable
+
+import torch
+
+from emo_core.training.crew import Crew, check_crew
+from emo_core.training.loop import Notice, OnStep
+from emo_core.training.prepare import Plan, prepare
+from emo_data.lease import leased
+
+
+def carry_out(
+    plan: Plan,
+    device: torch.device,
+    crew: Crew | None = None,
+    on_step: OnStep = lambda done, total, note: None,
+    notice: Callable[[], Notice] = lambda: Notice.NONE,
+) -> None:
+    """Train to the last step; what an earlier call has done is not done again. See `Trainer.train` for what it raises.
+
+    device: its kind is that of every worker's. Two processes that carry out one run are an error.
+    """
+    crew = crew or Crew()
+    check_crew(crew, plan.recipe.batch)
+    with leased(plan.run.folder, "training") as lease:
+
+        def alone_and(done: int, total: int, note: str) -> None:
+            lease.check()
+            on_step(done, total, note)
+
+        if crew.workers == (0, 0):
+            trainer = prepare(plan, device)
+            trainer.readers = crew.readers
+            trainer.train(alone_and, notice)
+            return
+        from emo_core.training.on_ray import train_on_ray
+
+        train_on_ray(plan, crew, gpu=device.type != "cpu", on_step=alone_and, notice=notice)
