@@ -106,15 +106,18 @@ class Trainer:
                 waited = time.perf_counter() - waiting
                 line = self._step(step, batch.to(self.device), losses_of, together)
                 done = step + 1
-                asked = self._asked(notice)
-                if asked or (done % recipe.checkpoint_every == 0 and done < recipe.steps):
-                    self._save(done)
-                if held_out and (done % recipe.validate_every == 0 or done == recipe.steps):
-                    line["validation_loss"] = self._validate(losses_of, held_out)
                 seconds = time.perf_counter() - waiting
                 line |= {"samples_per_s": recipe.batch / seconds, "data_wait_share": waited / seconds}
+                if held_out and (done % recipe.validate_every == 0 or done == recipe.steps):
+                    line["validation_loss"] = self._validate(losses_of, held_out)
+                asked = self._asked(notice)
+                saving = bool(asked) or (done % recipe.checkpoint_every == 0 and done < recipe.steps)
                 if record is not None:
                     record.add({"step": done, **line})
+                    if saving:
+                        record.flush()  # first, so that no checkpoint is without what led to it
+                if saving:
+                    self._save(done)
                 if asked is Notice.STOP:
                     raise StoppedError(f"{self.run.url}: stopped after step {done} of {recipe.steps}, which is kept")
                 if ranks.leads and (done % recipe.preview_every == 0 or done == recipe.steps):

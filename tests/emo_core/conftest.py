@@ -11,36 +11,19 @@ from emo_core.checkpoint import Card, Checkpoint
 from emo_core.diffusion import noise_schedule
 from emo_core.inference.pipeline import Drive, Portrait
 from emo_core.model.codec import LinearCodec
-from emo_core.model.config import ModelConfig, tiny
+from emo_core.model.config import ModelConfig
 from emo_core.model.emo import EMO, build
 from emo_core.training.batch import Batch
 from emo_core.training.recipes import stage_recipe
 from emo_core.training.step import StageLoss
 from emo_data.features.audio import AudioEncoder
-from tests.emo_core.runs import finished, make_dataset
+from tests.emo_core.runs import finished, make_dataset, smallest_config
 
 
 @pytest.fixture
 def config() -> ModelConfig:
     """32 x 32 pixels, two resolutions, a handful of channels."""
-    return tiny(audio_layers=2, audio_width=8).model_copy(
-        update={
-            "size": 32,
-            "latent_channels": 3,
-            "codec_downscale": 8,
-            "channels": (8, 16),
-            "attention": (True, True),
-            "heads": 2,
-            "norm_groups": 4,
-            "audio_hidden": 8,
-            "audio_token_width": 8,
-            "frames": 3,
-            "motion_frames": 2,
-            "temporal_heads": 2,
-            "locator_channels": (4, 4, 4, 4),
-            "speed_width": 8,
-        }
-    )
+    return smallest_config()
 
 
 BUCKETS = ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0])
@@ -137,13 +120,10 @@ def data(tmp_path: Path, encoder: AudioEncoder, config: ModelConfig) -> str:
 
 
 @pytest.fixture
-def smallest(monkeypatch: pytest.MonkeyPatch, config: ModelConfig) -> None:
+def smallest(monkeypatch: pytest.MonkeyPatch) -> None:
     """`plan` asks for the smallest model."""
 
-    def sized(layers: int = 2, width: int = 8) -> ModelConfig:
-        return config.model_copy(update={"audio_layers": layers, "audio_width": width})
-
-    monkeypatch.setattr("emo_core.model.config.tiny", sized)
+    monkeypatch.setattr("emo_core.model.config.tiny", smallest_config)
 
 
 @pytest.fixture

@@ -7,16 +7,40 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from emo_core.checkpoint import load
+from emo_core.checkpoint import at_hand, load
+from emo_core.model.config import ModelConfig, tiny
 from emo_core.training.prepare import plan
 from emo_core.training.prepare import prepare as prepare_plan
 from emo_core.training.recipes import Recipe, stage_recipe
 from emo_data.features.audio import AudioEncoder
+from emo_data.objects import Folder
 from emo_data.schema import SAMPLE_RATE
 from emo_data.store import Dataset
 from emo_data.video import encode_video
 
 CPU = torch.device("cpu")
+
+
+def smallest_config(audio_layers: int = 2, audio_width: int = 8) -> ModelConfig:
+    """32 x 32 pixels, two resolutions, a handful of channels."""
+    return tiny(audio_layers, audio_width).model_copy(
+        update={
+            "size": 32,
+            "latent_channels": 3,
+            "codec_downscale": 8,
+            "channels": (8, 16),
+            "attention": (True, True),
+            "heads": 2,
+            "norm_groups": 4,
+            "audio_hidden": 8,
+            "audio_token_width": 8,
+            "frames": 3,
+            "motion_frames": 2,
+            "temporal_heads": 2,
+            "locator_channels": (4, 4, 4, 4),
+            "speed_width": 8,
+        }
+    )
 
 
 def row(index: int, encoder: AudioEncoder, size: int) -> dict:
@@ -101,3 +125,22 @@ def finished(stage: int, data: str, folder: Path, init: Path | None = None, **ch
 def weights(model: Path) -> dict[str, torch.Tensor]:
     """All trained weights of a model folder."""
     return load(model).model.state_dict()
+
+
+def losses(run: str | Path) -> list[float]:
+    """The losses of a run."""
+    return [json.loads(line)["loss"] for line in Folder(str(run)).read("metrics.jsonl").splitlines()]
+
+
+def names(run: str | Path) -> list[str]:
+    """What a finished run holds, hidden files included; an event file's name has the time in it."""
+    folder = Folder(str(run))
+    found = [str(path.relative_to(run)) for path in Path(run).rglob("*")] if folder.local else folder.all_names()
+    return sorted({name if "events" not in name else "tensorboard/events" for name in found})
+
+
+def same_weights(one: str | Path, other: str | Path) -> bool:
+    """Whether two models are the same to the last bit."""
+    with at_hand(one) as first, at_hand(other) as second:
+        left, right = weights(first), weights(second)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)

@@ -1,11 +1,15 @@
 """A run in several processes is the run in one: same losses, also where one of them is killed."""
 
+import os
+import signal
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 from emo_core.training.crew import Crew
-from emo_core.training.loop import Notice
+from emo_core.training.loop import Notice, StoppedError
 from emo_core.training.on_ray import train_on_ray
 from emo_core.training.prepare import plan
 from emo_data.errors import UserError
