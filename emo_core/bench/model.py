@@ -93,6 +93,7 @@ def count_minimum(config: ModelConfig, sampling: Sampling, clips: int) -> int:
     )
 
 
+@torch.no_grad()
 def count_model(config: ModelConfig) -> Counted:
     """The model's cost at its own size, counted in seconds on any machine."""
     pipeline = on_meta(config, torch.bfloat16)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -15,15 +16,28 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def count_flops(work: Callable[[], object]) -> int:
     """Floating-point operations of the matrix products, convolutions and attentions in work on meta tensors."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def count_bytes(work: Callable[[], object]) -> int:
     """Most bytes that work on meta tensors holds at a time, beyond what was there before it."""
-    with _FusedAttention(), _Allocations() as allocations, torch.no_grad():
+    with _FusedAttention(), _Allocations() as allocations:
         work()
+    return allocations.most
+
+
+def count_training_bytes(work: Callable[[], Callable[[], object]]) -> int:
+    """Most bytes that a training step holds at a time. work: makes what is there before, and returns the step.
+
+    Both run on tensors that claim to be a CPU's and have no memory: there attention is fused and autocast is known,
+    which the meta device lacks.
+    """
+    with FakeTensorMode():
+        step = work()
+        with _Allocations() as allocations:
+            step()
     return allocations.most
 
 

@@ -96,13 +96,13 @@ class Trainer:
         losses_of = StageLoss(model, self.checkpoint.scheduler, recipe)
         together = ranks.together(losses_of)
         first = self._resume()
-        latents = self._latents(self.index, on_step)
+        self._fill_cache(on_step)
         held_out = self._fixed(self.held_out)
         model.train()
         steps, lanes = range(first, recipe.steps), ranks.lanes(recipe.batch)
         with Record(self.run, first) if ranks.leads else nullcontext() as record:
             waiting = time.perf_counter()
-            for step, batch in zip(steps, ahead(self._batches(latents, lanes, steps)), strict=True):
+            for step, batch in zip(steps, ahead(self.batches(lanes, steps)), strict=True):
                 waited = time.perf_counter() - waiting
                 line = self._step(step, batch.to(self.device), losses_of, together)
                 done = step + 1
@@ -143,7 +143,7 @@ class Trainer:
             batch,
             recipe.micro_batch,
             share=len(batch.names) * ranks.size / recipe.batch,
-            side_by_side=_side_by_side(self.device) if ranks.size == 1 else 1,
+            side_by_side=side_by_side(self.device) if ranks.size == 1 else 1,
         )
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm))
         (loss,) = ranks.total(float(losses.sum()) / recipe.batch, device=self.device)
@@ -198,11 +198,16 @@ class Trainer:
             writers["mean.safetensors"] = lambda path: save_weights(weights, path)
         self.run.save(step, writers)
 
-    def _latents(self, index: ClipIndex, on_step: OnStep | None) -> LatentCache | None:
-        """The cache, with every clip in it: each process encodes its share of those that are not."""
+    def _cache(self) -> LatentCache | None:
         if self.cache is None:
             return None
-        cache = LatentCache(self.cache, codec_fingerprint(self.checkpoint.codec), index)
+        return LatentCache(self.cache, codec_fingerprint(self.checkpoint.codec), self.index)
+
+    def _fill_cache(self, on_step: OnStep | None) -> None:
+        """Each process encodes its share of the clips that are not in the cache yet."""
+        cache = self._cache()
+        if cache is None:
+            return
         missing = self.ranks.of_first(cache.missing())
         mine = missing[self.ranks.rank :: self.ranks.size]
 
@@ -212,10 +217,10 @@ class Trainer:
 
         cache.fill(self.checkpoint.codec, mine, self.recipe.bf16, tell)
         self.ranks.of_all(None)
-        return cache
 
-    def _batches(self, latents: LatentCache | None, lanes: range, steps: range) -> Iterator[Batch]:
-        recipe, wants = self.recipe, self._wants(latents)
+    def batches(self, lanes: range, steps: range) -> Iterator[Batch]:
+        """The part of every step's batch that some lanes are."""
+        recipe, wants = self.recipe, self._wants(self._cache())
         order = Order.over(
             self.index.lengths,
             wants.frames,
@@ -275,7 +280,7 @@ class Trainer:
         return Notice.STOP if stop else Notice.SAVE if save else Notice.NONE
 
 
-def _side_by_side(device: torch.device) -> int:
+def side_by_side(device: torch.device) -> int:
     """How many micro-batches fill the device: on a CPU as many as it has cores beside each operation's own threads."""
     if device.type != "cpu":
         return 1

@@ -24,8 +24,9 @@ class StageLoss(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """(B,) losses; their mean is the batch's."""
-        device = batch.latents.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self.recipe.bf16):  # it is each thread's own
+        if not self.recipe.bf16:
+            return self._losses(batch)
+        with torch.autocast(batch.latents.device.type, torch.bfloat16):  # it is each thread's own
             return self._losses(batch)
 
     def _losses(self, batch: Batch) -> Tensor:

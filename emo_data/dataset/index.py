@@ -55,9 +55,11 @@ class Threshold(NamedTuple):
 
     def holds(self, table: pa.Table) -> np.ndarray:
         """bool (rows,). What was not judged does not pass."""
-        values = pc.fill_null(table.column(self.column).cast(pa.float64()), float("nan")).to_numpy()
-        with np.errstate(invalid="ignore"):
-            return np.asarray(_COMPARE[self.sign](values, self.number))
+        values, number = table.column(self.column), self.number
+        if pa.types.is_floating(values.type):  # in the column's own precision: its 0.1 is not less than 0.1
+            values = pc.fill_null(values, float("nan"))
+            number = values.type.to_pandas_dtype()(number)
+        return np.asarray(_COMPARE[self.sign](values.to_numpy(), number))
 
 
 class ClipIndex:

@@ -95,6 +95,48 @@ def ingest(
 
 
 @bench.command()
+def train(
+    data: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Of the small model's size; else one is made.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=10, help="That are timed, of each stage.")] = 40,
+    cache_latents: Annotated[
+        bool, typer.Option("--cache-latents", help="Read latents that were made before, not pictures.")
+    ] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The small model's three stages against a bare loop, their loader alone, and the full-size model's memory."""
+    import tempfile
+
+    from emo_core.bench.training import bench_training
+    from emo_core.model.config import tiny
+    from emo_data.ingest.config import IngestConfig
+    from emo_data.ingest.run import ingest
+    from emo_data.synthetic import write_sample
+    from flows.progress import progress
+
+    with tempfile.TemporaryDirectory() as folder, progress("bench") as report:
+        if data is None:
+            write_sample(Path(folder), clips=4, seconds=5, seed=0)
+            data = f"{folder}/data"
+            ingest([f"{folder}/clips"], data, IngestConfig(size=tiny().size, audio_model="tiny", test_share=0.0))
+        found = bench_training(data, steps, cache_latents, choose_device(device), report)
+    lines = [f"{'':28s}{'loop/bare':>10s}{'data wait':>10s}{'samples/s':>10s}{'loader alone/step':>18s}"]
+    lines += [
+        f"stage {one.stage}, small model        {one.loop_over_bare:10.3f}{one.data_wait_share:10.1%}"
+        f"{one.samples_per_s:10.1f}{one.loader_over_step:18.1f}"
+        for one in found.stages
+    ]
+    lines += [
+        f"{name}, full size: {memory.peak_gib:.1f} GiB with {memory.micro_batch} samples at a time, "
+        f"{found.sample_tflop[name]:.1f} TFLOP per sample"
+        for name, memory in found.memory.items()
+    ]
+    say(found.model_dump(), lines, as_json)
+
+
+@bench.command()
 def model(
     size: Annotated[
         int | None, typer.Option(min=128, help="Pixels per side: 512, and 256 where there is only a CPU.")

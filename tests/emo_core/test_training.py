@@ -165,10 +165,10 @@ def test_gradients_are_laid_out_as_their_parameters(model, batch, scheduler):
 def test_micro_batches_take_the_cores_of_a_cpu(monkeypatch):
     monkeypatch.setattr(loop.torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr("emo_core.training.loop.cores", lambda: 8)
-    assert loop._side_by_side(CPU) == 4
-    assert loop._side_by_side(torch.device("meta")) == 1
+    assert loop.side_by_side(CPU) == 4
+    assert loop.side_by_side(torch.device("meta")) == 1
     monkeypatch.setattr(loop.torch, "get_num_threads", lambda: 16)
-    assert loop._side_by_side(CPU) == 1
+    assert loop.side_by_side(CPU) == 1
 
 
 def test_bfloat16_and_checkpointing_train_too(data, tmp_path):
