@@ -193,8 +193,10 @@ class Folder:
             try:
                 return ask()
             except Exception as error:
-                if self.local or isinstance(error, _FINAL) or attempt == _TRIES - 1:
+                if self.local or isinstance(error, _FINAL):
                     raise
+                if attempt == _TRIES - 1:  # whatever kind of error its client has for it
+                    raise ConnectionError(f"{self.url}: the store does not answer: {error}") from error
                 wait = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT)
                 time.sleep(wait * random.uniform(0.5, 1))  # many workers must not come back at the same moment
         raise AssertionError("the last try either answers or raises")

@@ -13,7 +13,17 @@ class Crew(BaseModel):
     workers: tuple[int, int] = Field(default=(0, 0), description="the least and the most; 0: this process, without Ray")
     address: str = Field(default="local", description="of a Ray: see emo_data.on_ray")
     accelerator: str | None = Field(default=None, description="a type of GPU, as Ray names it")
-    readers: int = Field(default=0, ge=0, description="processes for each worker that read samples ahead")
+    gpu: bool = Field(default=False, description="whether every worker has one")
+    readers: int | None = Field(
+        default=None,
+        ge=0,
+        description="processes for each worker that read samples ahead; None: 4 with a GPU, 0 without",
+    )
+
+    @property
+    def readers_each(self) -> int:
+        """Processes for each worker that read samples ahead."""
+        return (4 if self.gpu else 0) if self.readers is None else self.readers
 
 
 def divisors(batch: int) -> list[int]:

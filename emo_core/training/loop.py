@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from emo_core.checkpoint import Checkpoint
+from emo_core.measure.clock import matmul_rate
 from emo_core.training.ahead import ahead
 from emo_core.training.batch import Batch, batches
+from emo_core.training.cost import count_step
 from emo_core.training.latents import LatentCache, codec_fingerprint, encode
 from emo_core.training.optim import (
     RunningMean,
@@ -100,6 +102,7 @@ class Trainer:
         held_out = self._fixed(self.held_out)
         model.train()
         steps, lanes = range(first, recipe.steps), ranks.lanes(recipe.batch)
+        sample, rate = self._utilisation()
         with Record(self.run, first) if ranks.leads else nullcontext() as record:
             waiting = time.perf_counter()
             for step, batch in zip(steps, ahead(self.batches(lanes, steps)), strict=True):
@@ -108,6 +111,8 @@ class Trainer:
                 done = step + 1
                 seconds = time.perf_counter() - waiting
                 line |= {"samples_per_s": recipe.batch / seconds, "data_wait_share": waited / seconds}
+                if rate:
+                    line["model_flop_utilisation"] = sample * recipe.batch / seconds / (rate * ranks.size)
                 if held_out and (done % recipe.validate_every == 0 or done == recipe.steps):
                     line["validation_loss"] = self._validate(losses_of, held_out)
                 asked = self._asked(notice)
@@ -130,6 +135,13 @@ class Trainer:
             with self._mean_in_place():
                 self.run.finish(self.checkpoint)
         ranks.of_first(None)
+
+    def _utilisation(self) -> tuple[int, float]:
+        """Operations of a sample, and those per second that a device can do; zero on a CPU, which is not judged so."""
+        if self.device.type == "cpu":
+            return 0, 0.0
+        dtype = torch.bfloat16 if self.recipe.bf16 else torch.float32
+        return count_step(self.checkpoint.card.config, self.recipe), matmul_rate(self.device, dtype)
 
     def _step(self, step: int, batch: Batch, losses_of: StageLoss, together: nn.Module) -> dict[str, float]:
         recipe, ranks = self.recipe, self.ranks

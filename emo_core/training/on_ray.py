@@ -36,15 +36,14 @@ _OURS = (UserError, DivergedError, StoppedError)
 
 
 def train_on_ray(
-    plan: Plan, crew: Crew, *, gpu: bool, on_step: OnStep, notice: Callable[[], Notice] = lambda: Notice.NONE
+    plan: Plan, crew: Crew, *, on_step: OnStep, notice: Callable[[], Notice] = lambda: Notice.NONE
 ) -> None:
     """As `Trainer.train`, by as many workers as there is room for between the least and the most of the crew's.
 
-    gpu: whether every worker has one. Raises UserError where this machine has not what they need, and RuntimeError
-    where they die over and over.
+    Raises UserError where this machine has not what they need, and RuntimeError where they die over and over.
     """
-    cpus = 1 + crew.readers
-    resources = {"CPU": cpus, **({"GPU": 1} if gpu else {})}
+    cpus = 1 + crew.readers_each
+    resources = {"CPU": cpus, **({"GPU": 1} if crew.gpu else {})}
     with connected(crew.address, crew.workers[1] * cpus):
         _check_room(crew, resources)
         told: Any = ray.remote(num_cpus=0)(_Told).remote()
@@ -79,7 +78,7 @@ def _trainer(plan: Plan, crew: Crew, resources: dict[str, int], told: Any) -> To
     least, most = crew.workers
     return TorchTrainer(
         _work,
-        train_loop_config={"plan": plan, "told": told, "readers": crew.readers},
+        train_loop_config={"plan": plan, "told": told, "readers": crew.readers_each},
         scaling_config=ScalingConfig(
             num_workers=least if least == most else (least, most),  # type: ignore[arg-type]  # of Train V2
             use_gpu="GPU" in resources,

@@ -94,8 +94,6 @@ def tiny(recipe: Recipe) -> Recipe:
             "mouth_weight": weight,
             "one_cycle": True,  # its falling rate does what a running mean does
             "ema_decay": None,
-            # A small dataset's rows are read in no time, and its sixteen clips should take turns often.
-            "windows": 1,
             "validation": 8,
             "checkpoint_every": 200,
             "preview_every": steps,

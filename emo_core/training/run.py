@@ -19,10 +19,12 @@ def carry_out(
 ) -> None:
     """Train to the last step; what an earlier call has done is not done again. See `Trainer.train` for what it raises.
 
-    device: its kind is that of every worker's. Two processes that carry out one run are an error.
+    device: of this process; Ray's workers have their own. Two processes that carry out one run are an error.
     """
     crew = crew or Crew()
     check_crew(crew, plan.recipe.batch)
+    if plan.run.finished():
+        return
     with leased(plan.run.folder, "training") as lease:
 
         def alone_and(done: int, total: int, note: str) -> None:
@@ -31,9 +33,10 @@ def carry_out(
 
         if crew.workers == (0, 0):
             trainer = prepare(plan, device)
-            trainer.readers = crew.readers
+            trainer.readers = crew.readers_each
             trainer.train(alone_and, notice)
-            return
-        from emo_core.training.on_ray import train_on_ray
+        else:
+            from emo_core.training.on_ray import train_on_ray
 
-        train_on_ray(plan, crew, gpu=device.type != "cpu", on_step=alone_and, notice=notice)
+            train_on_ray(plan, crew, on_step=alone_and, notice=notice)
+    plan.run.folder.remove("work")

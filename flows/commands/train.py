@@ -87,13 +87,15 @@ def train(
     changes |= {name: value for name, value in given.items() if value}
     recipe = stage_recipe(stage, preset)
     recipe = type(recipe).model_validate(recipe.model_dump() | changes)
-    chosen = choose_device(device)
-    count = 0 if chosen.type == "cpu" or torch.accelerator.device_count() == 1 else torch.accelerator.device_count()
+    elsewhere = address != "local"  # what this machine has says nothing about a cluster's
+    chosen = torch.device("cpu") if elsewhere else choose_device(device)
+    gpus = 0 if chosen.type == "cpu" else torch.accelerator.device_count()
     crew = Crew(
-        workers=_range(workers) if workers is not None else (count, count),
+        workers=_range(workers) if workers is not None else (gpus, gpus) if gpus > 1 else (0, 0),
         address=address,
         accelerator=accelerator,
-        readers=(0 if chosen.type == "cpu" else 4) if readers is None else readers,
+        gpu=device != "cpu" if elsewhere else gpus > 0,
+        readers=readers,
     )
     check_crew(crew, recipe.batch)
     planned = plan(recipe, data, out, init, weights, cache_latents)
@@ -144,14 +146,19 @@ def _asked_to_stop() -> "Iterator[Callable[[], Notice]]":
 
 
 def _show(planned: "Plan", as_json: bool) -> None:
+    from emo_core.training.cost import count_memory, count_step
     from emo_core.training.table import parts
 
     recipe, index, held_out = planned.recipe, planned.index, planned.held_out
     rows = parts(planned)
+    config = planned.run.card.config
+    memory, operations = count_memory(config, recipe), count_step(config, recipe) * recipe.batch / 1e12
     result = {
         "parts": [row.model_dump() for row in rows],
         "clips": len(index),
         "held_out_clips": 0 if held_out is None else len(held_out),
+        "memory": memory.model_dump(),
+        "step_tflop": operations,
         "recipe": recipe.model_dump(mode="json"),
     }
     lines = [f"{'part':28s}{'parameters':>14s}  {'':8s}  weights"]
@@ -162,5 +169,11 @@ def _show(planned: "Plan", as_json: bool) -> None:
         f"{'in all':28s}{sum(row.parameters for row in rows):14,d}  {sum(row.trained for row in rows):,d} trained"
     )
     lines.append(f"{len(index)} clips to learn from, {result['held_out_clips']} of held-out people")
-    lines.append(f"{recipe.steps} steps of {recipe.batch} samples, {recipe.micro_batch} at a time")
+    lines.append(
+        f"{recipe.steps} steps of {recipe.batch} samples and {operations:.3g} TFLOP, {recipe.micro_batch} at a time"
+    )
+    lines.append(
+        f"{memory.peak_gib:.2f} GiB on a device: weights {memory.weights_gib:.2f}, state {memory.state_gib:.2f}, "
+        f"step {memory.step_gib:.2f}"
+    )
     say(result, lines, as_json)

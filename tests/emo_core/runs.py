@@ -12,6 +12,7 @@ from emo_core.model.config import ModelConfig, tiny
 from emo_core.training.prepare import plan
 from emo_core.training.prepare import prepare as prepare_plan
 from emo_core.training.recipes import Recipe, stage_recipe
+from emo_core.training.run import carry_out
 from emo_data.features.audio import AudioEncoder
 from emo_data.objects import Folder
 from emo_data.schema import SAMPLE_RATE
@@ -117,9 +118,8 @@ def recipe(stage: int, steps: int = 6, **changes: object) -> Recipe:
 
 def finished(stage: int, data: str, folder: Path, init: Path | None = None, **changes: object) -> Path:
     """The model of a finished run."""
-    trainer = prepare(recipe(stage, **changes), data, folder, init, CPU)
-    trainer.train()
-    return Path(trainer.run.model)
+    carry_out(plan(recipe(stage, **changes), data, folder, init), CPU)
+    return folder / "model"
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:

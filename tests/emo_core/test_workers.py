@@ -27,10 +27,12 @@ def cluster():
         yield
 
 
-def with_workers(stage, data, folder, init=None, on_step=lambda *_: None, notice=lambda: Notice.NONE, **changes):
+def with_workers(
+    stage, data, folder, init=None, workers=(2, 2), on_step=lambda *_: None, notice=lambda: Notice.NONE, **changes
+):
     """A run by two workers."""
     planned = plan(recipe(stage, **changes), data, folder, init)
-    train_on_ray(planned, Crew(workers=(2, 2)), gpu=False, on_step=on_step, notice=notice)
+    train_on_ray(planned, Crew(workers=workers), on_step=on_step, notice=notice)
 
 
 def losses(folder: Path) -> list[float]:
@@ -105,3 +107,11 @@ def test_what_is_wrong_in_a_worker_is_said_as_if_there_were_none(data, tmp_path,
     first = finished(1, data, tmp_path / "first", steps=1)
     with pytest.raises(UserError, match=r"clip clip\d: its audio features"):
         with_workers(2, bad, tmp_path / "run", first)
+
+
+def test_there_may_be_fewer_workers_than_were_wished_for(data, tmp_path):
+    """Three share a batch of four unevenly where there is no room for a fourth; the losses are the same."""
+    numbers = {"batch": 4, "micro_batch": 1, "steps": 5}
+    with_workers(1, data, tmp_path / "few", workers=(1, 4), **numbers)
+    finished(1, data, tmp_path / "one", **numbers)
+    assert losses(tmp_path / "few") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
