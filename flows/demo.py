@@ -3,17 +3,18 @@
 import hashlib
 import json
 import math
-import resource
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 from pydantic import BaseModel, ConfigDict
 
 from emo_data.errors import UserError
@@ -76,12 +77,12 @@ class _Road:
         entry = self.steps[name]
         start, before = time.monotonic(), entry.get("seconds_so_far", 0.0)
         try:
-            with progress(label) as report:
+            with progress(label) as report, _Watch() as watch:
                 work(report)
         finally:
             entry["seconds_so_far"] = round(before + time.monotonic() - start, 1)
             self._record(name, entry)
-        self._record(name, {**entry, "seconds": entry["seconds_so_far"], "peak_mib": _peak_mib()})
+        self._record(name, {**entry, "seconds": entry["seconds_so_far"], "peak_mib": watch.most})
 
     def _record(self, name: str, entry: dict[str, Any]) -> None:
         self.steps[name] = entry
@@ -228,8 +229,32 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         unfinished.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _peak_mib() -> int:
-    """Most memory that this process and its largest child held so far."""
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return round(sum(peaks) / unit)
+class _Watch:
+    """Most memory that this process and its children hold together while the block runs, MiB, looked at now and then.
+
+    The system's own record of children counts what each shares with its parent when it is started.
+    """
+
+    def __init__(self) -> None:
+        self.most = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True, name="memory")
+
+    def __enter__(self) -> "_Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        here = psutil.Process()
+        while True:
+            held = 0
+            for process in [here, *here.children(recursive=True)]:
+                with suppress(psutil.NoSuchProcess):
+                    held += process.memory_info().rss
+            self.most = max(self.most, round(held / 2**20))
+            if self._over.wait(0.5):
+                return

@@ -1,8 +1,13 @@
 """The road from nothing to a video, at the smallest size, as a user walks it; and what a user can do wrong on it."""
 
 import json
+import re
 import shutil
+import subprocess
+import sys
+import time
 import wave
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,10 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
+from emo_core.checkpoint import load
 from emo_core.model.config import tiny
 from flows import cli
 from flows.demo import DemoSettings, demo
 
+ROOT = Path(__file__).parents[1]
 SETTINGS = DemoSettings(clips=2, seconds=2.0, stage_steps=(3, 2, 2), sampling_steps=2)
 
 
@@ -170,6 +177,49 @@ def test_the_same_road_by_hand(road, tmp_path, capfd):
     assert (tmp_path / "a.png").exists() and (tmp_path / "b.png").exists()
 
 
+def test_what_would_be_trained_is_shown_and_nothing_is_written(road, tmp_path, capfd):
+    out, run = road[0], tmp_path / "run"
+    words = ["train", "--stage", "2", "--data", out / "data", "--init", out / "runs/stage1/model", "--out", run]
+    assert cli.run([*map(str, words), "--dry-run", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    parts = {part["part"]: part for part in told["parts"]}
+    assert {name for name, part in parts.items() if part["trained"]} == {
+        "backbone, temporal modules",
+        "backbone, audio layers",
+        "audio_projection",
+    }
+    assert all(part["trained"] in (0, part["parameters"]) for part in parts.values())
+    assert parts["reference_net"]["source"] == str(out / "runs/stage1/model")
+    assert parts["audio_projection"]["source"] == "new, random"
+    whole = load(out / "runs/stage2/model").model
+    assert sum(part["parameters"] for part in parts.values()) == sum(p.numel() for p in whole.parameters())
+    assert told["clips"] == 2 and told["memory"]["peak_gib"] > told["memory"]["weights_gib"] > 0
+    assert not run.exists()
+
+
+def test_a_run_that_is_asked_to_stop_can_go_on(road, tmp_path):
+    """What a batch system sends before it kills: the step is finished and kept, and the same command goes on."""
+    out, run = road[0], tmp_path / "run"
+    words = ["train", "--stage", "1", "--data", out / "data", "--out", run, "--steps", "300"]
+    program = (
+        "import emo_core.model.config as sizes; from tests.test_whole_road import smallest; sizes.tiny = smallest; "
+    )
+    command = [sys.executable, "-c", program + "from flows.cli import main; main()", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    while not list(run.glob("tensorboard/*")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    time.sleep(0.5)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "stopping after this step" in said
+    assert re.search(r"^error: .*stopped after step \d+ of 300, which is kept", said, re.MULTILINE)
+    assert [path.name for path in (run / "checkpoints").iterdir()] and not (run / "model").exists()
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()] == list(range(1, 301))
+
+
 def test_a_look_into_the_data(road, capfd):
     data = str(road[0] / "data")
     assert cli.run(["data", "info", data, "--json"]) == 0
@@ -243,6 +293,16 @@ def write_voice(path, samples):
         ("train --stage 1 --out FULL", "FULL"),
         ("train --stage 1 --plot NOWHERE/loss.png", "--plot"),
         ("train --stage 1 --device abacus", "--device abacus"),
+        ("train --stage 1 --workers 5", "1, 2, 3, 4, 6, 12 can"),
+        ("train --stage 1 --workers two", "--workers two"),
+        ("train --stage 1 --workers 4-2", "--workers 4-2"),
+        ("train --stage 1 --workers 0-2", "--workers 0-2"),
+        ("train --stage 1 --address auto --workers 0", "--workers 0"),
+        ("train --stage 1 --address 127.0.0.1:1 --workers 2", "--address 127.0.0.1:1"),
+        ("train --stage 1 --micro-batch 0", "--micro-batch"),
+        ("train --stage 1 --keep blur", "--keep 'blur'"),
+        ("train --stage 1 --keep frames>999999", "frames>999999 leaves 0 of 2"),
+        ("train --stage 2 --init STAGE1 --data STRANGE", "schema version 99"),
         ("ingest NOWHERE --out new", "NOWHERE"),
         ("ingest FULL --out new", "FULL"),
         ("ingest SAMPLE --out FULL --audio-model tiny", "FULL"),
@@ -275,6 +335,9 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(road, words, named
     form = json.loads((tmp_path / "ODD" / "dataset.json").read_text())
     form["config"]["size"] = 100
     (tmp_path / "ODD" / "dataset.json").write_text(json.dumps(form))
+    shutil.copytree(out / "data", tmp_path / "STRANGE")
+    strange = (tmp_path / "STRANGE" / "dataset.json").read_text().replace('"schema_version": 2', '"schema_version": 99')
+    (tmp_path / "STRANGE" / "dataset.json").write_text(strange)
     write_voice(tmp_path / "silent.wav", [])
     places = {"MODEL": "model", "DATA": "data", "SAMPLE": "sample/clips", "STAGE1": "runs/stage1/model"}
     places["STAGE2"] = "runs/stage2/model"

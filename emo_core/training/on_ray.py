@@ -18,6 +18,7 @@ import ray
 import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emo_core.training.crew import Crew
 from emo_core.training.loop import DivergedError, Notice, OnStep, StoppedError
@@ -46,7 +47,9 @@ def train_on_ray(
     resources = {"CPU": cpus, **({"GPU": 1} if crew.gpu else {})}
     with connected(crew.address, crew.workers[1] * cpus):
         _check_room(crew, resources)
-        told: Any = ray.remote(num_cpus=0)(_Told).remote()
+        # On this machine: of all machines, the one whose end is the end of this call, too.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        told: Any = ray.remote(num_cpus=0)(_Told).options(scheduling_strategy=here).remote()
         starts = 0
         while True:
             newest = plan.run.newest()

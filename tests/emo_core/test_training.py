@@ -366,3 +366,54 @@ def test_another_frame_rate_is_refused(data, tmp_path, encoder, config):
     dataset.write_source("0", "0.mp4", "0", [row(0, encoder, config.size)], [])
     with pytest.raises(UserError, match="--fps 25"):
         prepare(recipe(1), fast, tmp_path / "out", None, CPU)
+
+
+def test_the_model_is_the_running_mean_of_its_weights(data, tmp_path):
+    """w1, w2, w3 with decays 1/10, 2/11, 3/12 and no more than 0.15; the optimiser goes its own way."""
+    seen = []
+    trainer = prepare(recipe(1, steps=3, ema_decay=0.15), data, tmp_path / "run", None, CPU)
+    mean = {name: value.clone() for name, value in trainer.checkpoint.model.state_dict().items()}
+
+    def on_step(done: int, *_: object) -> None:
+        now = trainer.checkpoint.model.state_dict()
+        decay = min(0.15, done / (9 + done))
+        for name, value in now.items():
+            mean[name] = decay * mean[name] + (1 - decay) * value
+        seen.append({name: value.clone() for name, value in now.items()})
+
+    trainer.train(on_step)
+    found = weights(Path(trainer.run.model))
+    assert all(torch.allclose(found[name], mean[name], atol=1e-6) for name in found)
+    assert any(not torch.equal(found[name], seen[-1][name]) for name in found)
+
+
+def test_the_loss_on_people_who_are_held_out(data, tmp_path, encoder, config):
+    """Always the same samples: without a step between, the same loss; and no sample of it is ever trained on."""
+    dataset = Dataset.open(data)
+    for index in (7, 8):
+        dataset.write_source(
+            str(index), f"{index}.mp4", str(index), [row(index, encoder, config.size) | {"split": "test"}], []
+        )
+    still = finished(1, data, tmp_path / "still", validate_every=1, learning_rate=1e-12, steps=3).parent
+    told = [line["validation_loss"] for line in metrics(still)]
+    assert told[0] == pytest.approx(told[2], rel=1e-5) and told[0] > 0
+    moving = finished(1, data, tmp_path / "moving", validate_every=2, steps=5).parent
+    assert [line["step"] for line in metrics(moving) if "validation_loss" in line] == [2, 4, 5]
+    trainer = prepare(recipe(1), data, tmp_path / "run", None, CPU)
+    assert {trainer.index.name(clip) for clip in range(len(trainer.index))} == {f"clip clip{n}" for n in range(3)}
+    assert len(trainer.held_out) == 2
+
+
+def test_what_a_run_tells_is_there_for_tensorboard(data, tmp_path):
+    run = finished(1, data, tmp_path / "run").parent
+    events = b"".join(path.read_bytes() for path in (run / "tensorboard").iterdir())
+    assert all(key.encode() in events for key in metrics(run)[0] if key != "step")
+    assert {path.suffix for path in (run / "previews").iterdir()} == {".png"}
+
+
+def test_compiled_it_learns_the_same(data, tmp_path, models):
+    """torch.compile changes the last bits only."""
+    finished(2, data, tmp_path / "plain", models[1], steps=2, learning_rate=1e-4)
+    finished(2, data, tmp_path / "compiled", models[1], steps=2, learning_rate=1e-4, compiled=True)
+    plain, compiled = ([line["loss"] for line in metrics(tmp_path / name)] for name in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, rel=1e-4)
