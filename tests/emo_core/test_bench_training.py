@@ -5,7 +5,7 @@ import torch
 
 from emo_core.bench.training import bench_training
 from emo_core.diffusion import noise_schedule
-from emo_core.measure.count import count_training_bytes
+from emo_core.measure.count import count_flops, count_training_bytes
 from emo_core.model.config import sd15
 from emo_core.training.cost import a_batch, count_memory, count_step, staged
 from emo_core.training.recipes import stage_recipe
@@ -34,19 +34,17 @@ def test_the_full_size_second_stage_fits_on_one_80_gb_gpu():
     assert without.step_gib > 3 * memory.step_gib
 
 
-def test_a_step_costs_between_two_and_three_times_its_way_forth():
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_step_costs_between_two_and_three_times_its_way_forth(stage):
     """Two times for what only passes gradients on, three times for what is trained."""
-    from emo_core.measure.count import count_flops
-
-    for stage in (1, 2):
-        recipe = stage_recipe(stage, "sd15").model_copy(update={"bf16": False, "gradient_checkpointing": False})
-        with torch.device("meta"):
-            model, _ = staged(sd15(), recipe)
-        losses_of = StageLoss(model, noise_schedule("epsilon"), recipe)
-        batch = a_batch(sd15(), recipe, 1, torch.device("meta"))
-        with torch.no_grad():
-            forth = count_flops(lambda: losses_of(batch))
-        assert 1.9 < count_step(sd15(), recipe) / forth < 3.01
+    recipe = stage_recipe(stage, "sd15").model_copy(update={"bf16": False, "gradient_checkpointing": False})
+    with torch.device("meta"):
+        model, _ = staged(sd15(), recipe)
+    losses_of = StageLoss(model, noise_schedule("epsilon"), recipe)
+    batch = a_batch(sd15(), recipe, 1, torch.device("meta"))
+    with torch.no_grad():
+        forth = count_flops(lambda: losses_of(batch))
+    assert 1.9 < count_step(sd15(), recipe) / forth < 3.01
 
 
 def test_all_figures_are_there(data, smallest):
