@@ -23,6 +23,7 @@ from emo_data.errors import UserError
 from emo_data.objects import Folder
 from emo_data.schema import CLIP_SCHEMA, FAULTS, REJECTION_SCHEMA, SCHEMA_VERSION, table_of, value_of
 
+_FOOTERS = 256
 _AT_ONCE = 16
 """Objects that are opened side by side: a store answers each of them after tens of milliseconds."""
 
@@ -112,6 +113,7 @@ class Dataset:
         self.url = url
         self.config = config
         self.folder = Folder(url)
+        self._footers: dict[str, pq.FileMetaData] = {}
 
     @classmethod
     def open(cls, url: str) -> Self:
@@ -223,7 +225,9 @@ class Dataset:
     def read_clip(self, place: Place, columns: Sequence[str]) -> dict[str, Any]:
         """Some columns of one clip; arrays come as numpy, the video as bytes."""
         with self._object(place.path) as stream:
-            group = pq.ParquetFile(stream).read_row_group(place.row, columns=list(columns))
+            file = pq.ParquetFile(stream, metadata=self._footers.get(place.path))
+            self._remember(place.path, file.metadata)
+            group = file.read_row_group(place.row, columns=list(columns))
         return {name: value_of(group.column(name)[0]) for name in columns}
 
     def rejections(self, columns: Sequence[str] = tuple(REJECTION_SCHEMA.names)) -> pa.Table:
@@ -247,6 +251,13 @@ class Dataset:
             if on_progress:
                 on_progress(number, len(names))
         return problems
+
+    def _remember(self, path: str, footer: pq.FileMetaData) -> None:
+        """An object is never another under its name; the footers of the last few that were read are kept."""
+        self._footers.pop(path, None)
+        self._footers[path] = footer
+        for old in list(self._footers)[:-_FOOTERS]:  # threads may be at it side by side
+            self._footers.pop(old, None)
 
     def _problems(self, stored: StoredObject, schema: pa.Schema) -> Iterable[str]:
         try:

@@ -80,7 +80,7 @@ def batches(
         drawn = [_draw(recipe, config, now[lane], step) for lane in lanes]
         whole = np.random.default_rng([recipe.seed, recipe.stage, step])
         strata = whole.permutation((np.arange(recipe.batch) + whole.random(recipe.batch)) / recipe.batch)
-        yield _join(drawn, recipe, torch.from_numpy(strata[lanes.start : lanes.stop]).float(), encode)
+        yield _join(drawn, config.common_noise, torch.from_numpy(strata[lanes.start : lanes.stop]).float(), encode)
 
 
 def _draw(recipe: Recipe, config: ModelConfig, samples: Samples, step: int) -> dict[str, Any]:
@@ -90,8 +90,6 @@ def _draw(recipe: Recipe, config: ModelConfig, samples: Samples, step: int) -> d
     box = samples["box"][place].numpy()
     dropped, first = rng.random(2)
     grow = tuple(rng.uniform(0, recipe.grow_mask, 2))
-    side = config.size // config.codec_downscale
-    weight = torch.from_numpy(1 + (recipe.mouth_weight - 1) * mouth_masks(box, side))
     drawn = {
         "name": samples["names"][place],
         "run": samples["run"][place],
@@ -99,8 +97,8 @@ def _draw(recipe: Recipe, config: ModelConfig, samples: Samples, step: int) -> d
         "mask": torch.from_numpy(region_mask(box, config.size, grow)),
         "keep_reference": torch.tensor(float(dropped >= recipe.drop_all)),
         "keep_motion": torch.tensor(float(first >= recipe.zero_motion)),
-        "noise": _draw_noise(rng, len(box), config),
-        "weight": weight / weight.mean(),
+        "weight": _error_weight(box, config, recipe.mouth_weight),
+        **_draw_noise(rng, len(box), config),
     }
     if recipe.stage >= 2:
         heard = dropped >= recipe.drop_all + recipe.drop_audio
@@ -110,9 +108,14 @@ def _draw(recipe: Recipe, config: ModelConfig, samples: Samples, step: int) -> d
     return drawn
 
 
-def _join(drawn: list[dict[str, Any]], recipe: Recipe, strata: Tensor, encode: Callable[[Tensor], Tensor]) -> Batch:
+def _join(
+    drawn: list[dict[str, Any]], common_noise: float, strata: Tensor, encode: Callable[[Tensor], Tensor]
+) -> Batch:
     stacked = {key: torch.stack([one[key] for one in drawn]) for key in drawn[0] if key != "name"}
     frames = stacked["noise"].shape[1]
+    if "keys" in stacked:
+        keys, places, own = (stacked.pop(key).numpy() for key in ("keys", "places", "noise"))
+        stacked["noise"] = mix_noise(keys, places, own, common_noise)
     shown = encode(torch.cat([stacked.pop("run"), stacked.pop("reference")[:, None]], dim=1))
     return Batch(
         names=tuple(one["name"] for one in drawn),
@@ -126,9 +129,21 @@ def _join(drawn: list[dict[str, Any]], recipe: Recipe, strata: Tensor, encode: C
     )
 
 
-def _draw_noise(rng: np.random.Generator, frames: int, config: ModelConfig) -> Tensor:
-    """Noise (F, C, H, W) from anywhere in a video."""
-    shape = config.latent_shape
-    places = rng.random() + np.arange(frames) / config.noise_drift
-    keys = rng.standard_normal((int(places.max()) + 2, *shape), dtype=np.float32)
-    return mix_noise(keys, places, rng.standard_normal((frames, *shape), dtype=np.float32), config.common_noise)
+def _error_weight(box: np.ndarray, config: ModelConfig, mouth_weight: float) -> Tensor:
+    """(F, 1, H, W) with mean 1."""
+    _, height, width = config.latent_shape
+    if mouth_weight == 1:
+        return torch.ones(len(box), 1, height, width)
+    weight = torch.from_numpy(1 + (mouth_weight - 1) * mouth_masks(box, width))
+    return weight / weight.mean()
+
+
+def _draw_noise(rng: np.random.Generator, frames: int, config: ModelConfig) -> dict[str, Tensor]:
+    """Each frame's own noise (F, C, H, W), and where frames have some in common, what it is mixed from."""
+    drawn = {"noise": torch.from_numpy(rng.standard_normal((frames, *config.latent_shape), dtype=np.float32))}
+    if config.common_noise:
+        drawn["places"] = torch.from_numpy(rng.random() + np.arange(frames) / config.noise_drift)
+        count = 3 + (frames - 1) // config.noise_drift
+        keys = rng.standard_normal((count, *config.latent_shape), dtype=np.float32)
+        drawn["keys"] = torch.from_numpy(keys)
+    return drawn

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.fs
 import ray
 import ray.train
+import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -184,7 +185,10 @@ def _work(config: dict[str, Any]) -> None:
     ranks = Ranks(context.get_world_rank(), context.get_world_size())
     teller = _Teller(config["told"], ranks.leads)
     try:
-        trainer = prepare(config["plan"], get_device(), ranks)
+        device = get_device()
+        if device.type != "cpu":
+            torch.accelerator.set_device_index(device.index or 0)  # what is exchanged goes through it
+        trainer = prepare(config["plan"], device, ranks)
         trainer.readers = config["readers"]
         trainer.train(teller.on_step, teller.notice)
     except _OURS as error:

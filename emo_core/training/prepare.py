@@ -1,5 +1,6 @@
 """All that comes before the first step: data, the stage's model, and the folder of the run."""
 
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,6 +124,10 @@ def prepare(plan: Plan, device: torch.device, ranks: Ranks | None = None) -> Tra
         if _fits_codec(plan):
             _keep_codec(plan.run, checkpoint.codec)
     ranks.of_first(None)  # from here on the folder is what this run needs
+    if not plan.run.folder.exists("run.json"):
+        raise UserError(
+            f"--out {plan.run.url}: {socket.gethostname()} does not see it; name a disk that all machines share, or s3://"
+        )
     if _fits_codec(plan) and (kept := _kept_codec(plan.run)) is not None:
         checkpoint.codec = kept
     return Trainer(plan.recipe, checkpoint, plan.index, plan.held_out, plan.cache, plan.run, device, ranks)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from emo_core.training.run_folder import RunFolder
+from emo_data.errors import UserError
 
 SECONDS = 15.0
 """At most so much of what was told is lost when the process dies; what lies after its last checkpoint is told again."""
@@ -31,7 +32,7 @@ class Record:
 
     def __exit__(self, kind: object, error: object, _: object) -> None:
         self._board.close()
-        if kind is None or not isinstance(error, OSError):
+        if not isinstance(error, UserError):  # then it may be the disk, which would be said a second time
             self.flush()
         if self._scratch is not None:
             self._scratch.cleanup()
