@@ -4,6 +4,7 @@ The holder of FOLDER/work/lease/NUMBER.json shows that it lives by rewriting NUM
 the next number; of several who try, one succeeds. Clocks of different machines are never compared.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -48,9 +49,9 @@ class Lease:
         """Give it back, if it is still ours."""
         self._over.set()
         self._beats.join()
-        if not self._is_ours():
-            return
-        self._folder.delete([_name(self._number), _beat_name(self._number)])
+        with contextlib.suppress(OSError):  # then nobody can take it, and whoever can later finds it without a beat
+            if self._is_ours():
+                self._folder.delete([_name(self._number), _beat_name(self._number)])
 
     def _is_ours(self) -> bool:
         if _numbers(self._folder)[-1:] != [self._number]:
@@ -61,7 +62,8 @@ class Lease:
         count = 0
         while not self._over.wait(BEAT_SECONDS):
             count += 1
-            self._folder.write(_beat_name(self._number), str(count).encode())
+            with contextlib.suppress(OSError):  # a disk that is full for a moment: the next beat may come through
+                self._folder.write(_beat_name(self._number), str(count).encode())
 
 
 @contextmanager

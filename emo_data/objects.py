@@ -162,7 +162,8 @@ class Folder:
     def remove(self, folder: str) -> None:
         """A folder with all beneath it."""
         if not self.local:
-            self.delete([f"{folder}/{name}" for name in self.below(folder).all_names()])
+            start = len(self._root) + 1  # hidden ones, too
+            self.delete([path[start:] for path in self._patiently(lambda: self._fs.find(self._path(folder)))])
         elif os.path.exists(self._path(folder)):
             shutil.rmtree(self._path(folder))
 

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from emo_core.measure.clock import device_name
+from emo_core.measure.clock import device_name, seconds
 from emo_core.model.config import sd15
 from emo_core.training.cost import Memory, a_batch, count_memory, count_step
 from emo_core.training.loop import Trainer, side_by_side
@@ -143,7 +143,9 @@ class _Bare:
 
     def turn(self) -> float:
         """Seconds of so many steps."""
-        start = time.perf_counter()
+        return seconds(self._steps, self.device)
+
+    def _steps(self) -> None:
         for _ in range(TURN):
             accumulate(
                 self.losses_of,
@@ -155,7 +157,6 @@ class _Bare:
             torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        return time.perf_counter() - start
 
 
 def _loader_rate(trainer: Trainer) -> float:

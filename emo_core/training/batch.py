@@ -78,7 +78,7 @@ def batches(
             if lane not in now or step not in now[lane]["steps"]:
                 now[lane] = next(samples)
         drawn = [_draw(recipe, config, now[lane], step) for lane in lanes]
-        whole = np.random.default_rng([recipe.seed, recipe.stage, step])
+        whole = np.random.default_rng([recipe.seed, recipe.stage, step, 0, 2])
         strata = whole.permutation((np.arange(recipe.batch) + whole.random(recipe.batch)) / recipe.batch)
         yield _join(drawn, config.common_noise, torch.from_numpy(strata[lanes.start : lanes.stop]).float(), encode)
 

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -57,14 +57,13 @@ class LatentCache:
         there = set(self._folder.names(""))
         return [clip for clip in range(len(self._index)) if self._name(clip) not in there]
 
-    def fill(self, codec: Codec, clips: Sequence[int], bf16: bool, on_clip: Callable[[int], None]) -> None:
-        """Encode whole clips. on_clip: is told how many are done."""
+    def fill(self, codec: Codec, clips: Sequence[int], bf16: bool) -> None:
+        """Encode whole clips."""
         pictures = ahead(self._index.pictures(clip) for clip in clips)
-        for done, (clip, shown) in enumerate(zip(clips, pictures, strict=True), start=1):
+        for clip, shown in zip(clips, pictures, strict=True):
             buffer = io.BytesIO()
             np.save(buffer, encode(codec, torch.from_numpy(shown), bf16).half().cpu().numpy())
             self._folder.write(self._name(clip), buffer.getvalue())
-            on_clip(done)
 
     def _name(self, clip: int) -> str:
         place = self._index.place(clip)

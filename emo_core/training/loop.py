@@ -40,6 +40,8 @@ from emo_data.dataset.loader import load
 from emo_data.dataset.order import Order
 from emo_data.dataset.sample import Wants
 
+ROUND = 16
+"""Clips that each process encodes before all of them look up together."""
 OnStep = Callable[[int, int, str], None]
 """(steps done, steps in all, note): called after every step."""
 
@@ -98,7 +100,7 @@ class Trainer:
         losses_of = StageLoss(model, self.checkpoint.scheduler, recipe)
         together = ranks.together(losses_of)
         first = self._resume()
-        self._fill_cache(on_step)
+        self._fill_cache(on_step, notice)
         held_out = self._fixed(self.held_out)
         model.train()
         steps, lanes = range(first, recipe.steps), ranks.lanes(recipe.batch)
@@ -179,6 +181,7 @@ class Trainer:
         blamed = [name for names in self.ranks.of_all(bad) for name in names] or ["all of the step's samples together"]
         if step:
             self._save(step)
+        self.ranks.of_first(None)  # nobody leaves, which would end the others, before it is written
         raise DivergedError(
             f"the loss or its gradient is not a number at step {step + 1}, because of {'; '.join(blamed)}. "
             f"{self.run.url} keeps the weights of step {step}. Look at these clips, leave them out with --keep, or "
@@ -215,20 +218,21 @@ class Trainer:
             return None
         return LatentCache(self.cache, codec_fingerprint(self.checkpoint.codec), self.index)
 
-    def _fill_cache(self, on_step: OnStep | None) -> None:
-        """Each process encodes its share of the clips that are not in the cache yet."""
+    def _fill_cache(self, on_step: OnStep | None, notice: Callable[[], Notice] = lambda: Notice.NONE) -> None:
+        """Each process encodes its share of the clips that are not in the cache yet, a round at a time."""
         cache = self._cache()
         if cache is None:
             return
-        missing = self.ranks.of_first(cache.missing())
-        mine = missing[self.ranks.rank :: self.ranks.size]
-
-        def tell(done: int) -> None:
+        ranks = self.ranks
+        missing = ranks.of_first(cache.missing() if ranks.leads else [])
+        for start in range(0, len(missing), ROUND * ranks.size):
+            mine = missing[start : start + ROUND * ranks.size][ranks.rank :: ranks.size]
+            cache.fill(self.checkpoint.codec, mine, self.recipe.bf16)
+            done = min(start + ROUND * ranks.size, len(missing))
             if on_step is not None:
-                on_step(0, self.recipe.steps, f"latents of {done} of {len(mine)} clips")
-
-        cache.fill(self.checkpoint.codec, mine, self.recipe.bf16, tell)
-        self.ranks.of_all(None)
+                on_step(0, self.recipe.steps, f"latents of {done} of {len(missing)} clips")
+            if self._asked(notice) is Notice.STOP:
+                raise StoppedError(f"{self.run.url}: stopped with the latents of {done} of {len(missing)} clips kept")
 
     def batches(self, lanes: range, steps: range) -> Iterator[Batch]:
         """The part of every step's batch that some lanes are."""

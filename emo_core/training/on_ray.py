@@ -54,6 +54,7 @@ def train_on_ray(
         starts = 0
         while True:
             newest = plan.run.newest()
+            on_step(newest, plan.recipe.steps, f"waiting for {crew.workers[0]} workers")
             error = _fit(_trainer(plan, crew, resources, told), told, on_step, notice)
             plan.run.folder.remove(_NOTES)
             outcome = ray.get(told.outcome.remote())
@@ -116,7 +117,10 @@ def _fit(trainer: TorchTrainer, told: Any, on_step: OnStep, notice: Callable[[],
     shown: tuple[int, int, str] | None = None
     while thread.is_alive():
         thread.join(_LOOK_SECONDS)
-        progress = ray.get(told.look.remote(int(notice())))
+        asked = notice()
+        progress = ray.get(told.look.remote(int(asked)))
+        if asked is Notice.STOP and progress is None:
+            raise StoppedError("stopped before any worker had begun")
         if progress is not None and progress != shown:
             shown = progress
             on_step(*progress)

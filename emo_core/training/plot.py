@@ -16,6 +16,8 @@ def plot_losses(runs: dict[str, str], out: Path) -> None:
     figure = Figure(figsize=(4 * len(runs), 3), layout="constrained")
     for axis, (title, run) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
         lines = [json.loads(line) for line in Folder(run).read("metrics.jsonl").splitlines()]
+        if not lines:  # it ended in its first step
+            continue
         steps, losses = np.array([(line["step"], line["loss"]) for line in lines]).T
         width = max(1, len(losses) // 50)
         axis.plot(steps, losses, linewidth=0.5, alpha=0.3)

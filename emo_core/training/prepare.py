@@ -21,7 +21,7 @@ from emo_core.training.loop import Trainer
 from emo_core.training.ranks import Ranks
 from emo_core.training.recipes import Recipe
 from emo_core.training.run_folder import RunCard, RunFolder
-from emo_data.dataset.index import ClipIndex
+from emo_data.dataset.index import ClipIndex, NoClipsError
 from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
 from emo_data.schema import FPS, Split
@@ -198,7 +198,7 @@ def _check_model(init: str, index: ClipIndex, recipe: Recipe, config: ModelConfi
 def _held_out(data: str, recipe: Recipe, config: ModelConfig) -> ClipIndex | None:
     try:
         index = ClipIndex(data, Split.TEST, listening=recipe.stage > 1, keep=recipe.keep)
-    except UserError:  # nobody is held out, which is no fault
+    except NoClipsError:  # nobody is held out, which is no fault
         return None
     needed = 1 if recipe.stage == 1 else config.frames + config.motion_frames
     return index if index.lengths.max() >= needed else None
@@ -275,6 +275,8 @@ def _next_stage(plan: Plan) -> Checkpoint:
     assert plan.init is not None
     with at_hand(plan.init) as folder:
         before, came_from = load(folder, stage=recipe.stage - 1), fingerprint(folder)
+    if came_from != plan.run.card.init:
+        raise UserError(f"{plan.init}: is not the model that it was when the run was checked; call again")
     extractor = index.extractor
     encoder = before.audio_encoder or AudioEncoder.load(index.dataset.config["audio_model"], list(extractor.layers))
     if (encoder.fingerprint, tuple(encoder.layers)) != (extractor.fingerprint, extractor.layers):

@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from emo_core.training.run_folder import RunFolder
 from emo_data.errors import UserError
@@ -19,40 +19,54 @@ class Record:
     """Lines by step. Where a run goes on, what was told of steps after its checkpoint is forgotten."""
 
     def __init__(self, run: RunFolder, step: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
 
         self._run, self._written = run, time.monotonic()
         self.lines = [line for line in read_metrics(run) if line["step"] <= step]
         self._scratch = None if run.folder.local else tempfile.TemporaryDirectory()
         self._events = Path(run.url) / "tensorboard" if self._scratch is None else Path(self._scratch.name)
-        self._board = SummaryWriter(str(self._events), purge_step=step + 1, flush_secs=int(SECONDS))
+        self._events.mkdir(exist_ok=True)
+        # Written on this thread: tensorboardX's own would die of a full disk in silence, and what waits for it, too.
+        self._board = EventsWriter(str(self._events / "events"))
+        self._tell(0, file_version="brain.Event:2")
+        self._tell(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, error: object, _: object) -> None:
-        self._board.close()
-        if not isinstance(error, UserError):  # then it may be the disk, which would be said a second time
-            self.flush()
-        if self._scratch is not None:
-            self._scratch.cleanup()
+        try:
+            if not isinstance(error, UserError):  # then it may be the disk, which would be said a second time
+                self.flush()
+                self._board.close()
+        finally:
+            if self._scratch is not None:
+                self._scratch.cleanup()
 
     def add(self, line: Line) -> None:
         """The figures of a step; one of them is its number."""
+        from tensorboardX.summary import scalar
+
         self.lines.append(line)
         for key, value in line.items():
             if key != "step":
-                self._board.add_scalar(key, value, int(line["step"]))
+                self._tell(int(line["step"]), summary=scalar(key, value))
         if time.monotonic() - self._written > SECONDS:
             self.flush()
+
+    def _tell(self, step: int, **what: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._board.write_event(Event(wall_time=time.time(), step=step, **what))
 
     def flush(self) -> None:
         """Write all of it; a run of a hundred thousand steps tells 15 MB."""
         with self._run.writing("metrics.jsonl"):
             text = "".join(json.dumps(line) + "\n" for line in self.lines)
             self._run.folder.write("metrics.jsonl", text.encode())
+            self._board.flush()
             if self._scratch is not None:
-                self._board.flush()
                 for path in self._events.iterdir():
                     self._run.folder.write(f"tensorboard/{path.name}", path.read_bytes())
         self._written = time.monotonic()

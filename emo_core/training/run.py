@@ -23,20 +23,20 @@ def carry_out(
     """
     crew = crew or Crew()
     check_crew(crew, plan.recipe.batch)
-    if plan.run.finished():
-        return
     with leased(plan.run.folder, "training") as lease:
+        if plan.run.finished():
+            plan.run.tidy()  # a kill may have come between the model and this
+            return
 
-        def alone_and(done: int, total: int, note: str) -> None:
-            lease.check()
-            on_step(done, total, note)
+        def asked() -> Notice:
+            lease.check()  # before anything of this step is written
+            return notice()
 
         if crew.workers == (0, 0):
             trainer = prepare(plan, device)
             trainer.readers = crew.readers_each
-            trainer.train(alone_and, notice)
+            trainer.train(on_step, asked)
         else:
             from emo_core.training.on_ray import train_on_ray
 
-            train_on_ray(plan, crew, on_step=alone_and, notice=notice)
-    plan.run.folder.remove("work")
+            train_on_ray(plan, crew, on_step=on_step, notice=asked)

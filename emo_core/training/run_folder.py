@@ -87,8 +87,7 @@ class RunFolder:
         for name in self.folder.names("checkpoints"):
             if name.rpartition("/")[2] not in whole:
                 self.folder.remove(name)
-        self.folder.sweep_unfinished("checkpoints")
-        self.folder.sweep_unfinished("")
+        self._sweep()
 
     def finished(self) -> bool:
         """Whether this run has its model."""
@@ -136,10 +135,15 @@ class RunFolder:
                 names = sorted(path for path in (scratch / "model").rglob("*") if path.is_file())
                 for path in sorted(names, key=lambda path: path.name == CARD):  # it makes the folder a model
                     self.folder.put(f"model/{path.relative_to(scratch / 'model')}", path)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what a finished run does not need any more."""
         for step in self.checkpoints():
             self._forget(step)
         self.folder.remove("checkpoints")
         self.folder.remove("vae")
+        self._sweep()
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
@@ -147,8 +151,11 @@ class RunFolder:
         try:
             yield
         except (OSError, SafetensorError) as error:
-            step = self.newest()
-            safe = f"the checkpoint of step {step} is whole" if step else "there is no checkpoint yet"
+            try:
+                step = self.newest()
+                safe = f"the checkpoint of step {step} is whole" if step else "there is no checkpoint yet"
+            except OSError:  # the same store
+                safe = "what is whole is found again when it answers"
             raise UserError(f"{self.url}: {what} cannot be written: {error}; {safe}") from error
 
     @contextmanager
@@ -160,6 +167,10 @@ class RunFolder:
             parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=".unfinished-") as scratch:
             yield Path(scratch)
+
+    def _sweep(self) -> None:
+        for folder in ("", "checkpoints", "previews"):
+            self.folder.sweep_unfinished(folder)
 
     def _forget(self, step: int) -> None:
         self.folder.delete([_at(step, _MARKER)])

@@ -1,6 +1,7 @@
 """The loss on people whom the run never sees, always on the same frames, noise and timesteps."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ def fixed_batch(
     lanes, first = ranks.lanes(recipe.batch), range(1)
     if not lanes:
         return None
+    wants = replace(wants, seed=order.seed)
     return next(batches(load(index, wants, order, lanes, first, 0), recipe, config, lanes, first, encode))
 
 

@@ -7,6 +7,7 @@ import hashlib
 import operator
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,6 +63,10 @@ class Threshold(NamedTuple):
         return np.asarray(_COMPARE[self.sign](values.to_numpy(), number))
 
 
+class NoClipsError(UserError):
+    """A dataset that can be read holds no clip of the kind that is wanted."""
+
+
 class ClipIndex:
     """The clips of one split, in an order that depends on nothing but their names.
 
@@ -89,7 +94,7 @@ class ClipIndex:
             left &= passes
             told.append(f"{name} leaves {int(left.sum())} of {before}")
         if not left.any():
-            raise UserError(
+            raise NoClipsError(
                 f"dataset {url}: " + (told[0] if len(told) == 1 else f"no clip is left: {'; '.join(told[1:])}")
             )
         chosen = np.flatnonzero(left)
@@ -102,7 +107,7 @@ class ClipIndex:
     def __len__(self) -> int:
         return len(self._rows)
 
-    @property
+    @cached_property
     def extractor(self) -> Extractor:
         """Where the audio features come from; UserError where the clips disagree."""
         columns = self._extractors

@@ -34,6 +34,8 @@ class _Readings(Dataset[Samples | UserError]):
             samples = read_samples(self.index, self.wants, read)
         except UserError as error:  # a value: what a process raises reaches the parent as the text of a traceback
             return error
+        except OSError as error:
+            return UserError(f"dataset {self.index.url}: {self.index.name(read.clip)} cannot be read: {error}")
         # Tensors, because those go from process to process without being copied.
         return {
             key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in samples.items()

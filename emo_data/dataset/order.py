@@ -66,5 +66,5 @@ class Order:
         if epoch not in self._shuffled:
             for old in [known for known in self._shuffled if known < epoch - 1]:
                 del self._shuffled[old]
-            self._shuffled[epoch] = np.random.default_rng([*self.seed, epoch]).permutation(self.owners)
+            self._shuffled[epoch] = np.random.default_rng([*self.seed, epoch, 0, 4]).permutation(self.owners)
         return int(self._shuffled[epoch][place])

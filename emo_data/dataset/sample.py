@@ -47,7 +47,7 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
     """
     columns = ["box"] + ["audio_features"] * wants.listening + ["speed"] * wants.speed
     row = index.read(read.clip, columns + ["video"] * (wants.latents is None))
-    rngs = [np.random.default_rng([*wants.seed, step, read.lane]) for step in read.steps]
+    rngs = [np.random.default_rng([*wants.seed, step, read.lane, 3]) for step in read.steps]
     length = len(row["box"])
     windows = [draw_window(rng, length, wants.frames, wants.before) for rng in rngs]
     runs = np.stack([np.arange(w.start - wants.before, w.start + wants.frames) for w in windows])

@@ -91,7 +91,7 @@ def train(
     chosen = torch.device("cpu") if elsewhere else choose_device(device)
     gpus = 0 if chosen.type == "cpu" else torch.accelerator.device_count()
     crew = Crew(
-        workers=_range(workers) if workers is not None else (gpus, gpus) if gpus > 1 else (0, 0),
+        workers=_range(workers) if workers is not None else _one_for_each(gpus, recipe.batch),
         address=address,
         accelerator=accelerator,
         gpu=device != "cpu" if elsewhere else gpus > 0,
@@ -113,6 +113,14 @@ def train(
             plot_losses({f"stage {stage}": out}, plot)
     result = {"model": planned.run.model, "metrics": f"{out}/metrics.jsonl", "steps": recipe.steps}
     say(result, [f"model in {planned.run.model}"], as_json)
+
+
+def _one_for_each(gpus: int, batch: int) -> tuple[int, int]:
+    """As many as there are GPUs, or as can share the batch evenly; one needs no Ray."""
+    from emo_core.training.crew import divisors
+
+    most = max((count for count in divisors(batch) if count <= gpus), default=0)
+    return (most, most) if most > 1 else (0, 0)
 
 
 def _range(text: str) -> tuple[int, int]:

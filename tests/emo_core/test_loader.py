@@ -134,7 +134,7 @@ def test_latents_of_another_codec_or_other_pictures_are_not_used(data, tmp_path,
     codec.register_to_config(scaling_factor=2.0)
     assert codec_fingerprint(codec) != one
     cache = LatentCache(str(tmp_path / "latents"), one, trainer.index)
-    cache.fill(codec, cache.missing(), False, lambda done: None)
+    cache.fill(codec, cache.missing(), False)
     again = str(tmp_path / "again")
     dataset = Dataset.create(again, {"fps": 25.0, "size": config.size, "audio_model": "tiny"})
     other = row(0, encoder, config.size) | {"video": row(2, encoder, config.size)["video"]}  # the same name
