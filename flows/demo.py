@@ -97,8 +97,8 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     from emo_core.inference.generate import Request, generate
     from emo_core.inference.sampling import Sampling
     from emo_core.model.config import tiny as tiny_model
+    from emo_core.training.plan import plan
     from emo_core.training.plot import plot_losses
-    from emo_core.training.prepare import plan
     from emo_core.training.recipes import stage_recipe
     from emo_core.training.run import carry_out
     from emo_data.ingest.config import IngestConfig

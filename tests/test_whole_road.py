@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from emo_core.checkpoint import load
-from emo_core.model.config import tiny
 from flows import cli
 from flows.demo import DemoSettings, demo
+from tests.emo_core.runs import smallest_config
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = DemoSettings(clips=2, seconds=2.0, stage_steps=(3, 2, 2), sampling_steps=2)
@@ -26,21 +26,7 @@ SETTINGS = DemoSettings(clips=2, seconds=2.0, stage_steps=(3, 2, 2), sampling_st
 
 def smallest(audio_layers: int = 2, audio_width: int = 64):
     """The small model with a handful of channels."""
-    return tiny(audio_layers, audio_width).model_copy(
-        update={
-            "size": 64,
-            "latent_channels": 3,
-            "channels": (8, 16),
-            "attention": (True, True),
-            "heads": 2,
-            "norm_groups": 4,
-            "audio_hidden": 8,
-            "audio_token_width": 8,
-            "temporal_heads": 2,
-            "locator_channels": (4, 4, 4, 4),
-            "speed_width": 8,
-        }
-    )
+    return smallest_config(audio_layers, audio_width).model_copy(update={"size": 64, "frames": 12, "motion_frames": 4})
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,8 @@ from emo_core.model.config import sd15
 from emo_core.training.cost import Memory, a_batch, count_memory, count_step
 from emo_core.training.loop import Trainer, side_by_side
 from emo_core.training.optim import make_optimizer
-from emo_core.training.prepare import plan, prepare
+from emo_core.training.plan import plan
+from emo_core.training.prepare import prepare
 from emo_core.training.recipes import stage_recipe
 from emo_core.training.record import read_metrics
 from emo_core.training.stages import freeze_all_but
@@ -114,7 +115,7 @@ def _time_stage(trainer: Trainer) -> Timed:
             began = time.perf_counter()
 
     trainer.train(on_step)
-    told = read_metrics(trainer.run)[TURN:-1]
+    told = read_metrics(trainer.run.folder)[TURN:-1]
     step = statistics.median(ours for ours, _ in turns[1:])
     rate = _loader_rate(trainer)
     return Timed(

@@ -32,7 +32,7 @@ class Memory(BaseModel):
 
 def a_batch(config: ModelConfig, recipe: Recipe, size: int, device: torch.device) -> Batch:
     """A batch of random numbers; what it shows does not change what it costs."""
-    frames, before = (1, 0) if recipe.stage == 1 else (config.frames, config.motion_frames)
+    frames, before = recipe.window(config)
     shape, around = config.latent_shape, 2 * config.audio_margin + 1
 
     def numbers(*of: int) -> Tensor:
@@ -54,13 +54,13 @@ def a_batch(config: ModelConfig, recipe: Recipe, size: int, device: torch.device
     )
 
 
-def staged(config: ModelConfig, recipe: Recipe) -> tuple[EMO, list[nn.Parameter]]:
-    """A stage's new model, and what of it is trained."""
+def staged(config: ModelConfig, recipe: Recipe) -> tuple[EMO, dict[str, nn.Parameter]]:
+    """A stage's new model, and what of it is trained, by name."""
     buckets = [float(number) for number in range(config.speed_buckets)]
     model = build(config, recipe.stage, (buckets, buckets)).train()
     for unet in (model.backbone, model.reference_net):
         unet.gradient_checkpointing = recipe.gradient_checkpointing
-    return model, list(freeze_all_but(model, recipe).values())
+    return model, freeze_all_but(model, recipe)
 
 
 def count_memory(config: ModelConfig, recipe: Recipe) -> Memory:
@@ -75,7 +75,7 @@ def count_memory(config: ModelConfig, recipe: Recipe) -> Memory:
     step = count_training_bytes(prepared)
     with torch.device("meta"):
         model, trained = staged(config, recipe)
-    weights, of_it = weight_bytes(model), sum(parameter.nbytes for parameter in trained)
+    weights, of_it = weight_bytes(model), sum(parameter.nbytes for parameter in trained.values())
     state = of_it * (2 + (recipe.ema_decay is not None))
     return Memory(
         micro_batch=recipe.micro_batch,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ class Trainer:
         together = ranks.together(losses_of)
         first = self._resume()
         self._fill_cache(on_step, notice)
-        held_out = self._fixed(self.held_out)
+        held_out = self._held_out()
         model.train()
         steps, lanes = range(first, recipe.steps), ranks.lanes(recipe.batch)
         sample, rate = self._utilisation()
@@ -115,7 +116,7 @@ class Trainer:
                 line |= {"samples_per_s": recipe.batch / seconds, "data_wait_share": waited / seconds}
                 if rate:
                     line["model_flop_utilisation"] = sample * recipe.batch / seconds / (rate * ranks.size)
-                if held_out and (done % recipe.validate_every == 0 or done == recipe.steps):
+                if self.held_out is not None and (done % recipe.validate_every == 0 or done == recipe.steps):
                     line["validation_loss"] = self._validate(losses_of, held_out)
                 asked = self._asked(notice)
                 saving = bool(asked) or (done % recipe.checkpoint_every == 0 and done < recipe.steps)
@@ -213,14 +214,15 @@ class Trainer:
             writers["mean.safetensors"] = lambda path: save_weights(weights, path)
         self.run.save(step, writers)
 
+    @cached_property
     def _cache(self) -> LatentCache | None:
         if self.cache is None:
             return None
         return LatentCache(self.cache, codec_fingerprint(self.checkpoint.codec), self.index)
 
-    def _fill_cache(self, on_step: OnStep | None, notice: Callable[[], Notice] = lambda: Notice.NONE) -> None:
+    def _fill_cache(self, on_step: OnStep | None, notice: Callable[[], Notice]) -> None:
         """Each process encodes its share of the clips that are not in the cache yet, a round at a time."""
-        cache = self._cache()
+        cache = self._cache
         if cache is None:
             return
         ranks = self.ranks
@@ -236,7 +238,7 @@ class Trainer:
 
     def batches(self, lanes: range, steps: range) -> Iterator[Batch]:
         """The part of every step's batch that some lanes are."""
-        recipe, wants = self.recipe, self._wants(self._cache())
+        recipe, wants = self.recipe, self._wants(self._cache)
         order = Order.over(
             self.index.lengths,
             wants.frames,
@@ -255,7 +257,7 @@ class Trainer:
 
     def _wants(self, latents: LatentCache | None) -> Wants:
         recipe, config = self.recipe, self.checkpoint.card.config
-        frames, before = (1, 0) if recipe.stage == 1 else (config.frames, config.motion_frames)
+        frames, before = recipe.window(config)
         return Wants(
             frames=frames,
             before=before,
@@ -266,17 +268,17 @@ class Trainer:
             latents=latents,
         )
 
-    def _fixed(self, index: ClipIndex | None) -> list[Batch | None]:
-        """The samples of held-out people, or none."""
-        if index is None:
-            return []
-        wants = self._wants(None)
-        return [fixed_batch(self.recipe, self.checkpoint.card.config, index, wants, self.ranks, self._encode)]
+    def _held_out(self) -> Batch | None:
+        """This process's samples of held-out people; where there are many processes, some have none."""
+        if self.held_out is None:
+            return None
+        config, wants = self.checkpoint.card.config, self._wants(None)
+        return fixed_batch(self.recipe, config, self.held_out, wants, self.ranks, self._encode)
 
-    def _validate(self, losses_of: StageLoss, held_out: list[Batch | None]) -> float:
+    def _validate(self, losses_of: StageLoss, held_out: Batch | None) -> float:
         losses_of.eval()
         with self._mean_in_place():
-            loss = validation_loss(losses_of, held_out[0], self.recipe.micro_batch, self.ranks, self.device)
+            loss = validation_loss(losses_of, held_out, self.recipe.micro_batch, self.ranks, self.device)
         losses_of.train()
         return loss
 

@@ -23,7 +23,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from emo_core.training.crew import Crew
 from emo_core.training.loop import DivergedError, Notice, OnStep, StoppedError
-from emo_core.training.prepare import Plan, prepare
+from emo_core.training.plan import Plan
+from emo_core.training.prepare import prepare
 from emo_core.training.ranks import Ranks
 from emo_data.errors import UserError
 from emo_data.on_ray import connected

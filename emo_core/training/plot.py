@@ -1,10 +1,10 @@
 """metrics.jsonl as a picture."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from emo_core.training.record import read_metrics
 from emo_data.objects import Folder
 from emo_data.whole import whole_file
 
@@ -15,7 +15,7 @@ def plot_losses(runs: dict[str, str], out: Path) -> None:
 
     figure = Figure(figsize=(4 * len(runs), 3), layout="constrained")
     for axis, (title, run) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
-        lines = [json.loads(line) for line in Folder(run).read("metrics.jsonl").splitlines()]
+        lines = read_metrics(Folder(run))
         if not lines:  # it ended in its first step
             continue
         steps, losses = np.array([(line["step"], line["loss"]) for line in lines]).T

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from emo_core.model.config import Preset
+from emo_core.model.config import ModelConfig, Preset
 
 
 class Recipe(BaseModel):
@@ -47,6 +47,10 @@ class Recipe(BaseModel):
     preview_every: int = Field(default=1000, gt=0)
     validate_every: int = Field(default=500, gt=0)
     validation: int = Field(default=32, ge=0, description="samples of held-out people, always the same ones")
+
+    def window(self, config: ModelConfig) -> tuple[int, int]:
+        """Frames of a sample, and motion frames before them."""
+        return (1, 0) if self.stage == 1 else (config.frames, config.motion_frames)
 
 
 def stage1_image() -> Recipe:

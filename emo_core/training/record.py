@@ -6,8 +6,13 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
 from emo_core.training.run_folder import RunFolder
 from emo_data.errors import UserError
+from emo_data.objects import Folder
 
 SECONDS = 15.0
 """At most so much of what was told is lost when the process dies; what lies after its last checkpoint is told again."""
@@ -19,11 +24,8 @@ class Record:
     """Lines by step. Where a run goes on, what was told of steps after its checkpoint is forgotten."""
 
     def __init__(self, run: RunFolder, step: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import SessionLog
-
         self._run, self._written = run, time.monotonic()
-        self.lines = [line for line in read_metrics(run) if line["step"] <= step]
+        self.lines = [line for line in read_metrics(run.folder) if line["step"] <= step]
         self._scratch = None if run.folder.local else tempfile.TemporaryDirectory()
         self._events = Path(run.url) / "tensorboard" if self._scratch is None else Path(self._scratch.name)
         self._events.mkdir(exist_ok=True)
@@ -46,8 +48,6 @@ class Record:
 
     def add(self, line: Line) -> None:
         """The figures of a step; one of them is its number."""
-        from tensorboardX.summary import scalar
-
         self.lines.append(line)
         for key, value in line.items():
             if key != "step":
@@ -56,8 +56,6 @@ class Record:
             self.flush()
 
     def _tell(self, step: int, **what: Any) -> None:
-        from tensorboardX.proto.event_pb2 import Event
-
         self._board.write_event(Event(wall_time=time.time(), step=step, **what))
 
     def flush(self) -> None:
@@ -72,9 +70,9 @@ class Record:
         self._written = time.monotonic()
 
 
-def read_metrics(run: RunFolder) -> list[Line]:
+def read_metrics(run: Folder) -> list[Line]:
     """The lines of a run's metrics.jsonl, oldest first."""
     try:
-        return [json.loads(line) for line in run.folder.read("metrics.jsonl").splitlines()]
+        return [json.loads(line) for line in run.read("metrics.jsonl").splitlines()]
     except FileNotFoundError:
         return []

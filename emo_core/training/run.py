@@ -6,7 +6,8 @@ import torch
 
 from emo_core.training.crew import Crew, check_crew
 from emo_core.training.loop import Notice, OnStep
-from emo_core.training.prepare import Plan, prepare
+from emo_core.training.plan import Plan
+from emo_core.training.prepare import prepare
 from emo_data.lease import leased
 
 

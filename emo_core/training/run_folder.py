@@ -132,8 +132,8 @@ class RunFolder:
             if self.folder.local:
                 (scratch / "model").replace(self.model)
             else:
-                names = sorted(path for path in (scratch / "model").rglob("*") if path.is_file())
-                for path in sorted(names, key=lambda path: path.name == CARD):  # it makes the folder a model
+                files = [path for path in (scratch / "model").rglob("*") if path.is_file()]
+                for path in sorted(files, key=lambda path: path.name == CARD):  # it makes the folder a model
                     self.folder.put(f"model/{path.relative_to(scratch / 'model')}", path)
         self.tidy()
 

@@ -3,9 +3,9 @@
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from emo_core.model.emo import NEW_LAYERS, build
-from emo_core.training.prepare import Plan
-from emo_core.training.stages import trained_parameters
+from emo_core.model.emo import NEW_LAYERS
+from emo_core.training.cost import staged
+from emo_core.training.plan import Plan
 
 
 class Part(BaseModel):
@@ -23,10 +23,8 @@ class Part(BaseModel):
 def parts(plan: Plan) -> list[Part]:
     """All parts of the model that a run trains on or with."""
     recipe, config = plan.recipe, plan.run.card.config
-    buckets = [0.0] * config.speed_buckets
     with torch.device("meta"):
-        model = build(config, recipe.stage, (buckets, buckets))
-    trained = trained_parameters(model, recipe)
+        model, trained = staged(config, recipe)
     counts: dict[str, list[int]] = {}
     for name, parameter in model.named_parameters():
         count = counts.setdefault(_part(name), [0, 0])

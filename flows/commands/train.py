@@ -15,7 +15,7 @@ from flows.commands.options import Device, Json, check_picture, choose_device, s
 
 if TYPE_CHECKING:
     from emo_core.training.loop import Notice
-    from emo_core.training.prepare import Plan
+    from emo_core.training.plan import Plan
 
 
 def train(
@@ -75,8 +75,8 @@ def train(
     import torch
 
     from emo_core.training.loop import DivergedError, StoppedError
+    from emo_core.training.plan import plan
     from emo_core.training.plot import plot_losses
-    from emo_core.training.prepare import plan
     from emo_core.training.recipes import stage_recipe
     from emo_core.training.run import Crew, carry_out, check_crew
     from flows.progress import progress

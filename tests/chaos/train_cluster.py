@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from emo_core.training.crew import Crew
-from emo_core.training.prepare import plan
+from emo_core.training.plan import plan
 from emo_core.training.run import carry_out
 from tests.emo_core.runs import CPU, finished, losses, recipe
 

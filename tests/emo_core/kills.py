@@ -85,7 +85,7 @@ def main(told: dict) -> None:
     import torch
 
     import emo_core.model.config
-    from emo_core.training.prepare import plan
+    from emo_core.training.plan import plan
     from emo_core.training.run import carry_out
     from tests.emo_core.runs import recipe, smallest_config
 

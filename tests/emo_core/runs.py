@@ -1,7 +1,6 @@
 """Training runs of a few steps on a handful of made-up clips."""
 
 import io
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,10 @@ import torch
 
 from emo_core.checkpoint import at_hand, load
 from emo_core.model.config import ModelConfig, tiny
-from emo_core.training.prepare import plan
+from emo_core.training.plan import plan
 from emo_core.training.prepare import prepare as prepare_plan
 from emo_core.training.recipes import Recipe, stage_recipe
+from emo_core.training.record import read_metrics
 from emo_core.training.run import carry_out
 from emo_data.features.audio import AudioEncoder
 from emo_data.objects import Folder
@@ -107,7 +107,7 @@ def prepare(recipe: Recipe, data: str, out: Path, init: Path | None, device: tor
 
 def metrics(folder: Path) -> list[dict]:
     """The lines of a run's metrics.jsonl."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return read_metrics(Folder(str(folder)))
 
 
 def recipe(stage: int, steps: int = 6, **changes: object) -> Recipe:
@@ -129,7 +129,7 @@ def weights(model: Path) -> dict[str, torch.Tensor]:
 
 def losses(run: str | Path) -> list[float]:
     """The losses of a run."""
-    return [json.loads(line)["loss"] for line in Folder(str(run)).read("metrics.jsonl").splitlines()]
+    return [line["loss"] for line in read_metrics(Folder(str(run)))]
 
 
 def names(run: str | Path) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import s3fs
 
 from emo_core.training.loop import Notice, StoppedError
-from emo_core.training.prepare import plan
+from emo_core.training.plan import plan
 from emo_core.training.run import carry_out
 from emo_core.training.run_folder import RunCard, RunFolder
 from emo_data.errors import UserError
@@ -99,7 +99,7 @@ from emo_core.model import config
 from tests.emo_core.runs import recipe, smallest_config
 config.tiny = smallest_config
 import torch
-from emo_core.training.prepare import plan
+from emo_core.training.plan import plan
 from emo_core.training.run import carry_out
 planned = plan(recipe(1, checkpoint_every=2), sys.argv[1], sys.argv[2])
 def on_step(done, total, note):

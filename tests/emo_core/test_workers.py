@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -11,11 +10,11 @@ import pytest
 from emo_core.training.crew import Crew
 from emo_core.training.loop import Notice, StoppedError
 from emo_core.training.on_ray import train_on_ray
-from emo_core.training.prepare import plan
+from emo_core.training.plan import plan
 from emo_data.errors import UserError
 from emo_data.on_ray import connected
 from emo_data.schema import SAMPLE_RATE
-from tests.emo_core.runs import finished, make_dataset, metrics, recipe, weights
+from tests.emo_core.runs import finished, losses, make_dataset, recipe, weights
 
 pytestmark = pytest.mark.usefixtures("smallest")
 
@@ -33,10 +32,6 @@ def with_workers(
     """A run by two workers."""
     planned = plan(recipe(stage, **changes), data, folder, init)
     train_on_ray(planned, Crew(workers=workers), on_step=on_step, notice=notice)
-
-
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in metrics(folder)]
 
 
 @pytest.mark.parametrize("stage", [1, 3])
