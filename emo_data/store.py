@@ -227,7 +227,7 @@ class Dataset:
         with self._object(place.path) as stream:
             file = pq.ParquetFile(stream, metadata=self._footers.get(place.path))
             self._remember(place.path, file.metadata)
-            group = file.read_row_group(place.row, columns=list(columns))
+            group = file.read_row_group(place.row, columns=list(columns), use_threads=False)
         return {name: value_of(group.column(name)[0]) for name in columns}
 
     def rejections(self, columns: Sequence[str] = tuple(REJECTION_SCHEMA.names)) -> pa.Table:

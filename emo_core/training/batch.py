@@ -1,7 +1,7 @@
 """From samples to the tensors of one step.
 
-Everything random in a sample comes from (seed, stage, step, lane): no step depends on the one before, and no sample on
-which process makes it.
+What is random about a step comes from (seed, stage, step), and each sample's noise from the lane, too: no step depends
+on the one before, and no sample on which process makes it.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from emo_core.diffusion import mix_noise
 from emo_core.model.config import ModelConfig
 from emo_core.training.recipes import Recipe
 from emo_data.dataset.sample import Samples
-from emo_data.dataset.window import mouth_masks, region_mask
+from emo_data.dataset.window import mouth_mask, region_mask
 
 
 @dataclass(frozen=True)
@@ -77,73 +77,70 @@ def batches(
         for lane in lanes:
             if lane not in now or step not in now[lane]["steps"]:
                 now[lane] = next(samples)
-        drawn = [_draw(recipe, config, now[lane], step) for lane in lanes]
-        whole = np.random.default_rng([recipe.seed, recipe.stage, step, 0, 2])
-        strata = whole.permutation((np.arange(recipe.batch) + whole.random(recipe.batch)) / recipe.batch)
-        yield _join(drawn, config.common_noise, torch.from_numpy(strata[lanes.start : lanes.stop]).float(), encode)
+        yield _batch(recipe, config, step, lanes, [now[lane] for lane in lanes], encode)
 
 
-def _draw(recipe: Recipe, config: ModelConfig, samples: Samples, step: int) -> dict[str, Any]:
-    """One sample, with what is random about it besides its window. Tensors are not yet latents."""
-    place = samples["steps"].index(step)
-    rng = np.random.default_rng([recipe.seed, recipe.stage, step, samples["lane"], 1])
-    box = samples["box"][place].numpy()
-    dropped, first = rng.random(2)
-    grow = tuple(rng.uniform(0, recipe.grow_mask, 2))
-    drawn = {
-        "name": samples["names"][place],
-        "run": samples["run"][place],
-        "reference": samples["reference"][place],
-        "mask": torch.from_numpy(region_mask(box, config.size, grow)),
-        "keep_reference": torch.tensor(float(dropped >= recipe.drop_all)),
-        "keep_motion": torch.tensor(float(first >= recipe.zero_motion)),
-        "weight": _error_weight(box, config, recipe.mouth_weight),
-        **_draw_noise(rng, len(box), config),
-    }
-    if recipe.stage >= 2:
-        heard = dropped >= recipe.drop_all + recipe.drop_audio
-        drawn["audio"] = samples["audio"][place].float() * float(heard)
-    if recipe.stage >= 3:
-        drawn["speed"] = samples["speed"][place]
-    return drawn
-
-
-def _join(
-    drawn: list[dict[str, Any]], common_noise: float, strata: Tensor, encode: Callable[[Tensor], Tensor]
+def _batch(
+    recipe: Recipe,
+    config: ModelConfig,
+    step: int,
+    lanes: range,
+    samples: list[Samples],
+    encode: Callable[[Tensor], Tensor],
 ) -> Batch:
-    stacked = {key: torch.stack([one[key] for one in drawn]) for key in drawn[0] if key != "name"}
-    frames = stacked["noise"].shape[1]
-    if "keys" in stacked:
-        keys, places, own = (stacked.pop(key).numpy() for key in ("keys", "places", "noise"))
-        stacked["noise"] = mix_noise(keys, places, own, common_noise)
-    shown = encode(torch.cat([stacked.pop("run"), stacked.pop("reference")[:, None]], dim=1))
+    """samples: of each lane."""
+    places = [one["steps"].index(step) for one in samples]
+
+    def seen(key: str) -> Tensor:
+        return torch.stack([one[key][place] for one, place in zip(samples, places, strict=True)])
+
+    # Of all lanes, in every process: to draw them costs nothing beside a process's own noise.
+    rng, mine = np.random.default_rng([recipe.seed, recipe.stage, step, 0, 2]), slice(lanes.start, lanes.stop)
+    strata = rng.permutation((np.arange(recipe.batch) + rng.random(recipe.batch)) / recipe.batch)[mine]
+    dropped, first = torch.from_numpy(rng.random((2, recipe.batch), np.float32))[:, mine]
+    grow = rng.uniform(0, recipe.grow_mask, (recipe.batch, 2))[mine]
+    boxes = seen("box").numpy()
+    frames = boxes.shape[1]
+    latents = encode(torch.cat([seen("run"), seen("reference")[:, None]], dim=1))
+    audio = None
+    if recipe.stage >= 2:
+        heard = (dropped >= recipe.drop_all + recipe.drop_audio).float()
+        audio = seen("audio").float() * heard[:, None, None, None, None]
     return Batch(
-        names=tuple(one["name"] for one in drawn),
-        latents=shown[:, -frames - 1 : -1],
-        reference=shown[:, -1],
-        motion=shown[:, : -frames - 1],
-        audio=stacked.pop("audio", None),
-        speed=stacked.pop("speed", None),
-        strata=strata,
-        **stacked,
+        names=tuple(one["names"][place] for one, place in zip(samples, places, strict=True)),
+        latents=latents[:, -frames - 1 : -1],
+        reference=latents[:, -1],
+        motion=latents[:, : -frames - 1],
+        mask=torch.from_numpy(region_mask(boxes, config.size, grow)),
+        audio=audio,
+        speed=seen("speed") if recipe.stage >= 3 else None,
+        keep_reference=(dropped >= recipe.drop_all).float(),
+        keep_motion=(first >= recipe.zero_motion).float(),
+        noise=_noise(recipe, config, step, lanes, frames),
+        weight=_error_weight(boxes, config, recipe.mouth_weight),
+        strata=torch.from_numpy(strata).float(),
     )
 
 
-def _error_weight(box: np.ndarray, config: ModelConfig, mouth_weight: float) -> Tensor:
-    """(F, 1, H, W) with mean 1."""
+def _error_weight(boxes: np.ndarray, config: ModelConfig, mouth_weight: float) -> Tensor:
+    """(B, F, 1, H, W), each sample's with mean 1."""
     _, height, width = config.latent_shape
     if mouth_weight == 1:
-        return torch.ones(len(box), 1, height, width)
-    weight = torch.from_numpy(1 + (mouth_weight - 1) * mouth_masks(box, width))
-    return weight / weight.mean()
+        return torch.ones(*boxes.shape[:2], 1, height, width)
+    weight = torch.from_numpy(1 + (mouth_weight - 1) * mouth_mask(boxes, width))
+    return weight / weight.mean(dim=(1, 2, 3, 4), keepdim=True)
 
 
-def _draw_noise(rng: np.random.Generator, frames: int, config: ModelConfig) -> dict[str, Tensor]:
-    """Each frame's own noise (F, C, H, W), and where frames have some in common, what it is mixed from."""
-    drawn = {"noise": torch.from_numpy(rng.standard_normal((frames, *config.latent_shape), dtype=np.float32))}
-    if config.common_noise:
-        drawn["places"] = torch.from_numpy(rng.random() + np.arange(frames) / config.noise_drift)
-        count = 3 + (frames - 1) // config.noise_drift
-        keys = rng.standard_normal((count, *config.latent_shape), dtype=np.float32)
-        drawn["keys"] = torch.from_numpy(keys)
-    return drawn
+def _noise(recipe: Recipe, config: ModelConfig, step: int, lanes: range, frames: int) -> Tensor:
+    """(B, F, C, H, W), part of which neighbouring frames have in common where the model is of that kind."""
+    rngs = [np.random.default_rng([recipe.seed, recipe.stage, step, lane, 1]) for lane in lanes]
+
+    def draw(count: int) -> np.ndarray:
+        return np.stack([rng.standard_normal((count, *config.latent_shape), np.float32) for rng in rngs])
+
+    own = draw(frames)
+    if not config.common_noise or frames == 1:
+        return torch.from_numpy(own)
+    keys = draw(3 + (frames - 1) // config.noise_drift)
+    places = np.stack([rng.random() + np.arange(frames) / config.noise_drift for rng in rngs])
+    return mix_noise(keys, places, own, config.common_noise)

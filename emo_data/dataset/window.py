@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 @dataclass(frozen=True)
@@ -32,36 +33,34 @@ def surroundings(values: np.ndarray, start: int, frames: int, margin: int) -> np
     return values[np.clip(around, 0, len(values) - 1)]
 
 
-def region_mask(boxes: np.ndarray, size: int, grow: tuple[float, float] = (0.0, 0.0)) -> np.ndarray:
-    """Union of boxes (F, 4) in 0-1 as a mask, float32 (1, size, size) with 1 inside (EMO 3.2.5).
+def region_mask(boxes: np.ndarray, size: int, grow: ArrayLike = 0.0) -> np.ndarray:
+    """Unions of boxes (..., F, 4) in 0-1 as masks, float32 (..., 1, size, size) with 1 inside (EMO 3.2.5).
 
-    grow: by how much of its width and height the union is enlarged. Frames without a face (NaN) do not count; where no
-    frame has one, the mask is all ones, which is the paper's "anywhere".
+    grow: by how much of its width and height each union is enlarged, (..., 2). Frames without a face (NaN) do not
+    count; where no frame has one, the mask is all ones, which is the paper's "anywhere".
     """
-    known = boxes[np.isfinite(boxes).all(axis=1)]
-    if not len(known):
-        return np.ones((1, size, size), np.float32)
-    low, high = known[:, :2].min(0), known[:, 2:].max(0)
+    known = np.isfinite(boxes).all(axis=-1, keepdims=True)
+    low = np.where(known, boxes[..., :2], np.inf).min(axis=-2)
+    high = np.where(known, boxes[..., 2:], -np.inf).max(axis=-2)
+    found = known.any(axis=-2)
+    low, high = np.where(found, low, 0), np.where(found, high, 1)
     extra = (high - low) * np.asarray(grow) / 2
     return _filled(low - extra, high + extra, size)
 
 
-def mouth_masks(boxes: np.ndarray, size: int) -> np.ndarray:
-    """The lower half of the face in each frame, float32 (F, 1, size, size) with 1 inside; zero where no face was found.
+def mouth_mask(boxes: np.ndarray, size: int) -> np.ndarray:
+    """The lower half of each face, float32 (..., 1, size, size) with 1 inside; zero where no face was found.
 
-    boxes: (F, 4) in 0-1. The mouth is in it, however the head turns, and the jaw that moves with it.
+    boxes: (..., 4) in 0-1. The mouth is in it, however the head turns, and the jaw that moves with it.
     """
-    masks = np.zeros((len(boxes), 1, size, size), np.float32)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
-        if np.isfinite(x0):
-            mask[:] = _filled(np.array([x0, (y0 + y1) / 2]), np.array([x1, y1]), size)
-    return masks
+    x0, y0, x1, y1 = np.moveaxis(boxes, -1, 0)
+    return _filled(np.stack([x0, (y0 + y1) / 2], axis=-1), np.stack([x1, y1], axis=-1), size)
 
 
 def _filled(low: np.ndarray, high: np.ndarray, size: int) -> np.ndarray:
-    """float32 (1, size, size), 1 in every pixel that the box between two corners in 0-1 touches."""
-    x0, y0 = np.floor(np.clip(low, 0, 1) * size).astype(int)
-    x1, y1 = np.ceil(np.clip(high, 0, 1) * size).astype(int)
-    mask = np.zeros((1, size, size), np.float32)
-    mask[:, y0:y1, x0:x1] = 1
-    return mask
+    """float32 (..., 1, size, size), 1 in every pixel that the box between two corners (..., 2) in 0-1 touches; zero
+    where a corner is NaN."""
+    first, last = np.floor(np.clip(low, 0, 1) * size), np.ceil(np.clip(high, 0, 1) * size)
+    at = np.arange(size, dtype=np.float32)
+    inside = (at >= first[..., None]) & (at < last[..., None])
+    return (inside[..., None, 1, :, None] & inside[..., None, 0, None, :]).astype(np.float32)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from emo_data.dataset.window import Window, draw_window, mouth_masks, region_mask, surroundings
+from emo_data.dataset.window import Window, draw_window, mouth_mask, region_mask, surroundings
 
 
 def test_every_possible_window_is_drawn_and_no_other():
@@ -36,13 +36,15 @@ def test_region_is_the_union_of_the_boxes():
     expected = np.zeros((1, 8, 8))
     expected[:, 2:6, 2:6] = 1
     assert np.array_equal(mask, expected)
-    assert region_mask(boxes, 8, (1.0, 0.0)).sum() == 4 * 8
+    assert region_mask(boxes, 8, np.array([1.0, 0.0])).sum() == 4 * 8
     assert region_mask(boxes[2:], 8).all()
+    several = region_mask(np.stack([boxes, boxes[[2, 2, 2]]]), 8, np.array([[1.0, 0.0], [0.5, 0.5]]))
+    assert several.shape == (2, 1, 8, 8) and several[0].sum() == 4 * 8 and several[1].all()
 
 
 def test_mouth_is_in_the_lower_half_of_each_frames_own_box():
     """One mask per frame, none where no face was found."""
     boxes = np.array([[0.25, 0.0, 0.75, 1.0], [np.nan] * 4], np.float32)
-    masks = mouth_masks(boxes, 4)
+    masks = mouth_mask(boxes, 4)
     assert masks[0, 0].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0]]
     assert not masks[1].any()
