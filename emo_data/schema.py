@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FPS = 25
 """Frames per second that a model is trained and run at. Not in the paper; it is that of the datasets it names."""
 SAMPLE_RATE = 16_000
@@ -64,6 +64,11 @@ FAULTS = frozenset({Reason.CRASHED, Reason.HUNG, Reason.OUT_OF_MEMORY, Reason.FA
 _VECTOR3 = pa.list_(pa.float32(), 3)
 _BOX = pa.list_(pa.float32(), 4)
 
+
+def _is_long(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_binary(kind))
+
+
 CLIP_SCHEMA = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -103,6 +108,12 @@ CLIP_SCHEMA = pa.schema(
     ],
     metadata={b"emo_schema_version": str(SCHEMA_VERSION).encode()},
 )
+
+SUMMARY_SCHEMA = pa.schema(
+    [field for field in CLIP_SCHEMA if field.name == "audio_layers" or not _is_long(field.type)],
+    metadata=CLIP_SCHEMA.metadata,
+)
+"""What a clip is chosen by, without what it shows: a few hundred bytes, so that millions can be looked over."""
 
 REJECTION_SCHEMA = pa.schema(
     [

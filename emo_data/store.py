@@ -1,6 +1,7 @@
 """What a dataset is made of, and the one rule that makes it trustworthy: readers know only what a commit record names.
 
-    DATASET/  dataset.json · clips/*.parquet · rejections/*.parquet · commits/*.json · work/ (while it is made)
+    DATASET/  dataset.json · clips/*.parquet · summaries/*.parquet · rejections/*.parquet · commits/*.json
+              work/ (while it is made)
 
 A unit is a source, or the part of one that a manifest names. Its rows lie in one or more objects, each named by unit,
 piece and content; its commit record is written last and names them with their sha256.
@@ -21,8 +22,18 @@ import pyarrow.parquet as pq
 
 from emo_data.errors import UserError
 from emo_data.objects import Folder
-from emo_data.schema import CLIP_SCHEMA, FAULTS, REJECTION_SCHEMA, SCHEMA_VERSION, table_of, value_of
+from emo_data.schema import (
+    CLIP_SCHEMA,
+    FAULTS,
+    REJECTION_SCHEMA,
+    SCHEMA_VERSION,
+    SUMMARY_SCHEMA,
+    table_of,
+    value_of,
+)
 
+_KINDS = {"clips": CLIP_SCHEMA, "summaries": SUMMARY_SCHEMA, "rejections": REJECTION_SCHEMA}
+"""What Parquet objects there are. Every row of clips has one of summaries, in the same order."""
 _FOOTERS = 256
 _AT_ONCE = 16
 """Objects that are opened side by side: a store answers each of them after tens of milliseconds."""
@@ -43,6 +54,7 @@ class Piece:
     are faults of ours, see `schema.FAULTS`; reasons: rejections by reason."""
 
     clips: StoredObject | None
+    summaries: StoredObject | None
     rejections: StoredObject | None
     seconds: float
     reasons: dict[str, int]
@@ -55,7 +67,7 @@ class Piece:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Self:
         """The reverse of dataclasses.asdict."""
-        objects = {name: content[name] and StoredObject(**content[name]) for name in ("clips", "rejections")}
+        objects = {name: content[name] and StoredObject(**content[name]) for name in _KINDS}
         return cls(**(content | objects))
 
 
@@ -88,6 +100,7 @@ class Places(Sequence[Place]):
 
     def __init__(self, objects: Sequence[StoredObject]) -> None:
         self._paths = [stored.path for stored in objects]
+        self._sha256s = [stored.sha256 for stored in objects]
         self._ends = np.cumsum([stored.rows for stored in objects], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -101,9 +114,9 @@ class Places(Sequence[Place]):
         which = int(np.searchsorted(self._ends, number, side="right"))  # objects without rows are stepped over
         return Place(self._paths[which], int(number - (self._ends[which - 1] if which else 0)))
 
-    def paths(self, numbers: np.ndarray) -> set[str]:
-        """The objects that these clips lie in."""
-        return {self._paths[which] for which in np.unique(np.searchsorted(self._ends, numbers, side="right"))}
+    def sha256s(self, numbers: np.ndarray) -> list[str]:
+        """The checksums of the objects that these clips lie in, sorted."""
+        return sorted(self._sha256s[which] for which in np.unique(np.searchsorted(self._ends, numbers, side="right")))
 
 
 class Dataset:
@@ -168,7 +181,8 @@ class Dataset:
         reasons = rejections.column("reason").to_pylist()
         frames, fps = clips.column("frames").to_pylist(), clips.column("fps").to_pylist()
         return Piece(
-            clips=self._write_rows(f"clips/{key}-{piece:05d}", clips),
+            clips=self._write_rows(f"clips/{key}-{piece:05d}", clips, rows_at_once=1),
+            summaries=self._write_rows(f"summaries/{key}-{piece:05d}", clips.select(SUMMARY_SCHEMA.names)),
             rejections=self._write_rows(f"rejections/{key}-{piece:05d}", rejections),
             seconds=sum(count / rate for count, rate in zip(frames, fps, strict=True)),
             reasons={reason: reasons.count(reason) for reason in sorted(set(reasons))},
@@ -200,10 +214,11 @@ class Dataset:
 
     def sweep(self) -> int:
         """Remove objects that no commit record names; how many. Only for whoever alone writes this dataset."""
-        named = {stored.path for stored in self._objects("clips") + self._objects("rejections")}
-        lost = [name for kind in ("clips", "rejections") for name in self.folder.names(kind) if name not in named]
+        commits = self.commits()
+        named = {stored.path for kind in _KINDS for stored in _objects(commits, kind)}
+        lost = [name for kind in _KINDS for name in self.folder.names(kind) if name not in named]
         self.folder.delete(lost)
-        for kind in ("clips", "rejections", "commits", "work"):
+        for kind in (*_KINDS, "commits", "work"):
             self.folder.sweep_unfinished(kind)
         return len(lost)
 
@@ -213,13 +228,13 @@ class Dataset:
         return [self._commit(name, data) for name, data in zip(names, self.folder.read_all(names), strict=True)]
 
     def clips(self, columns: Sequence[str]) -> tuple[Places, pa.Table]:
-        """Some columns of all clips, and where each row lies."""
-        objects = self._objects("clips")
-        return Places(objects), self._table(objects, CLIP_SCHEMA, columns)
+        """Some columns of the summaries of all clips, and where each clip lies."""
+        commits = self.commits()
+        return Places(_objects(commits, "clips")), self._table(_objects(commits, "summaries"), SUMMARY_SCHEMA, columns)
 
     def tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of all clips, object by object: for what does not fit into memory at once."""
-        for stored in self._objects("clips"):
+        for stored in _objects(self.commits(), "clips"):
             yield self._table([stored], CLIP_SCHEMA, columns)
 
     def read_clip(self, place: Place, columns: Sequence[str]) -> dict[str, Any]:
@@ -232,7 +247,7 @@ class Dataset:
 
     def rejections(self, columns: Sequence[str] = tuple(REJECTION_SCHEMA.names)) -> pa.Table:
         """Some columns of every rejection."""
-        return self._table(self._objects("rejections"), REJECTION_SCHEMA, columns)
+        return self._table(_objects(self.commits(), "rejections"), REJECTION_SCHEMA, columns)
 
     def verify(self, on_progress: Callable[[int, int], None] | None = None) -> list[str]:
         """Read everything again; one line for each commit record, checksum, schema or row count that is wrong."""
@@ -245,8 +260,8 @@ class Dataset:
                 problems.append(str(error))
                 continue
             for piece in commit.pieces:
-                for stored, schema in ((piece.clips, CLIP_SCHEMA), (piece.rejections, REJECTION_SCHEMA)):
-                    if stored:
+                for kind, schema in _KINDS.items():
+                    if stored := getattr(piece, kind):
                         problems.extend(f"{stored.path}: {problem}" for problem in self._problems(stored, schema))
             if on_progress:
                 on_progress(number, len(names))
@@ -283,10 +298,6 @@ class Dataset:
                 f"dataset {self.url}: commit record {name} is damaged; delete it and ingest again"
             ) from error
 
-    def _objects(self, kind: str) -> list[StoredObject]:
-        pieces = [piece for commit in self.commits() for piece in commit.pieces]
-        return [stored for stored in (getattr(piece, kind) for piece in pieces) if stored]
-
     @contextlib.contextmanager
     def _object(self, path: str) -> Iterator[Any]:
         """An object opened for reading; UserError where it is missing or is not what was written."""
@@ -308,17 +319,22 @@ class Dataset:
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return pa.concat_tables([wanted.empty_table(), *threads.map(read, objects)])
 
-    def _write_rows(self, name: str, table: pa.Table) -> StoredObject | None:
+    def _write_rows(self, name: str, table: pa.Table, rows_at_once: int | None = None) -> StoredObject | None:
         if not table.num_rows:
             return None
         buffer = io.BytesIO()
         with pq.ParquetWriter(buffer, table.schema, compression="zstd", use_dictionary=False) as writer:
-            writer.write_table(table, row_group_size=1)
+            writer.write_table(table, row_group_size=rows_at_once)
         data = buffer.getvalue()
         sha256 = hashlib.sha256(data).hexdigest()
         path = f"{name}-{sha256[:12]}.parquet"
         self.folder.write(path, data)
         return StoredObject(path, sha256, table.num_rows)
+
+
+def _objects(commits: Iterable[Commit], kind: str) -> list[StoredObject]:
+    pieces = [piece for commit in commits for piece in commit.pieces]
+    return [stored for stored in (getattr(piece, kind) for piece in pieces) if stored]
 
 
 @contextlib.contextmanager

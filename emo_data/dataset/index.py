@@ -1,4 +1,5 @@
-"""Which clips of a dataset a stage may learn from: found once, held in a few bytes for each clip.
+"""Which clips of a dataset a stage may learn from: found once, held in a dozen bytes for each clip, because every
+process that reads has it.
 
 Thresholds are applied here, when rows are read: what a stage leaves out stays in the dataset for another one.
 """
@@ -7,7 +8,6 @@ import hashlib
 import operator
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,6 +70,7 @@ class NoClipsError(UserError):
 class ClipIndex:
     """The clips of one split, in an order that depends on nothing but their names.
 
+    fingerprint: sha256 (first 16 hex digits) of these names and of every value in the objects that hold the clips.
     listening: whether the stage needs sound; clips without a voice are then left out (DATA: stage 1 only). keep: see
     `Threshold.parse`. Raises UserError where no clip is left, and says what left them out.
     """
@@ -100,42 +101,26 @@ class ClipIndex:
         chosen = np.flatnonzero(left)
         self._rows = chosen[pc.sort_indices(table.column("clip_id").take(chosen)).to_numpy()]
         kept = table.take(self._rows)
-        self._ids = kept.column("clip_id").combine_chunks()
         self.lengths = kept.column("frames").to_numpy().astype(np.int32)
-        self._extractors = kept.select(["audio_extractor", "audio_layers", "audio_width"])
+        self._extractors = _extractors(kept)
+        named = "\n".join(self._places.sha256s(self._rows) + kept.column("clip_id").to_pylist())
+        self.fingerprint = hashlib.sha256(named.encode()).hexdigest()[:16]
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @cached_property
+    @property
     def extractor(self) -> Extractor:
         """Where the audio features come from; UserError where the clips disagree."""
-        columns = self._extractors
-        layers = pc.binary_join(columns.column("audio_layers").cast(pa.list_(pa.string())), ",")
-        width = columns.column("audio_width").cast(pa.string())
-        found = pc.unique(
-            pc.binary_join_element_wise(columns.column("audio_extractor"), layers, width, "|")
-        ).to_pylist()
-        if len(found) > 1:
-            raise UserError(f"dataset {self.url}: its audio features are of {len(found)} extractors; ingest it again")
-        fingerprint, names, width = found[0].split("|")
-        return Extractor(fingerprint, tuple(int(layer) for layer in names.split(",") if layer), int(width))
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 (first 16 hex digits) of the names of these clips and of every value in the objects they lie in."""
-        paths = self._places.paths(self._rows)
-        stored = [piece.clips for commit in self.dataset.commits() for piece in commit.pieces if piece.clips]
-        held = sorted(one.sha256 for one in stored if one.path in paths)
-        return hashlib.sha256("\n".join(held + self._ids.to_pylist()).encode()).hexdigest()[:16]
+        if len(self._extractors) > 1:
+            raise UserError(
+                f"dataset {self.url}: its audio features are of {len(self._extractors)} extractors; ingest it again"
+            )
+        return self._extractors[0]
 
     def place(self, clip: int) -> Place:
         """Where a clip lies."""
         return self._places[int(self._rows[clip])]
-
-    def name(self, clip: int) -> str:
-        """What a person knows a clip by."""
-        return f"clip {self._ids[clip].as_py()}"
 
     def read(self, clip: int, columns: Sequence[str]) -> dict[str, Any]:
         """Some columns of a clip."""
@@ -158,6 +143,17 @@ class ClipIndex:
 def seconds_of_sound(frames: int, fps: float) -> int:
     """Samples at 16 kHz that so many frames last."""
     return round(frames / fps * SAMPLE_RATE)
+
+
+def _extractors(clips: pa.Table) -> list[Extractor]:
+    layers = pc.binary_join(clips.column("audio_layers").cast(pa.list_(pa.string())), ",")
+    width = clips.column("audio_width").cast(pa.string())
+    found = pc.unique(pc.binary_join_element_wise(clips.column("audio_extractor"), layers, width, "|")).to_pylist()
+    parts = [one.split("|") for one in found]
+    return [
+        Extractor(name, tuple(int(layer) for layer in layers.split(",") if layer), int(width))
+        for name, layers, width in parts
+    ]
 
 
 def _equal(table: pa.Table, column: str, value: str) -> np.ndarray:

@@ -35,7 +35,8 @@ class _Readings(Dataset[Samples | UserError]):
         except UserError as error:  # a value: what a process raises reaches the parent as the text of a traceback
             return error
         except OSError as error:
-            return UserError(f"dataset {self.index.url}: {self.index.name(read.clip)} cannot be read: {error}")
+            place = self.index.place(read.clip)
+            return UserError(f"dataset {self.index.url}: row {place.row} of {place.path} cannot be read: {error}")
         # Tensors, because those go from process to process without being copied.
         return {
             key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in samples.items()

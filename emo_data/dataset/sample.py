@@ -45,7 +45,7 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
 
     Raises UserError where the clip holds what cannot be learnt from.
     """
-    columns = ["box"] + ["audio_features"] * wants.listening + ["speed"] * wants.speed
+    columns = ["clip_id", "box"] + ["audio_features"] * wants.listening + ["speed"] * wants.speed
     row = index.read(read.clip, columns + ["video"] * (wants.latents is None))
     rngs = [np.random.default_rng([*wants.seed, step, read.lane, 3]) for step in read.steps]
     length = len(row["box"])
@@ -56,7 +56,7 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
     pictures = decode_clip(row["video"], wanted) if wants.latents is None else wants.latents(read.clip, wanted)
     seen = pictures[places.reshape(shown.shape)]
     samples: Samples = {
-        "names": [f"{index.name(read.clip)} from frame {w.start}, reference {w.reference}" for w in windows],
+        "names": [f"clip {row['clip_id']} from frame {w.start}, reference {w.reference}" for w in windows],
         "steps": read.steps,
         "lane": read.lane,
         "run": seen[:, :-1],
@@ -66,7 +66,7 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
     if wants.listening:
         audio = row["audio_features"].reshape(length, -1, index.extractor.width)
         if not np.isfinite(audio).all():
-            raise UserError(f"{index.name(read.clip)}: its audio features are not all numbers; ingest it again")
+            raise UserError(f"clip {row['clip_id']}: its audio features are not all numbers; ingest it again")
         samples["audio"] = np.stack([surroundings(audio, w.start, wants.frames, wants.margin) for w in windows])
     if wants.speed:
         speed = known_speed(row["speed"])

@@ -13,6 +13,7 @@ from emo_core.training.prepare import prepare as prepare_plan
 from emo_core.training.recipes import Recipe, stage_recipe
 from emo_core.training.record import read_metrics
 from emo_core.training.run import carry_out
+from emo_data.dataset.index import ClipIndex
 from emo_data.features.audio import AudioEncoder
 from emo_data.objects import Folder
 from emo_data.schema import SAMPLE_RATE
@@ -42,6 +43,11 @@ def smallest_config(audio_layers: int = 2, audio_width: int = 8) -> ModelConfig:
             "speed_width": 8,
         }
     )
+
+
+def clip_ids(index: ClipIndex) -> list[str]:
+    """Of the clips that a stage may learn from, in the index's order."""
+    return [index.read(clip, ["clip_id"])["clip_id"] for clip in range(len(index))]
 
 
 def row(index: int, encoder: AudioEncoder, size: int) -> dict:

@@ -12,7 +12,7 @@ from emo_data.dataset.sample import Wants
 from emo_data.errors import UserError
 from emo_data.schema import Split
 from emo_data.store import Dataset
-from tests.emo_core.runs import CPU, finished, losses, prepare, recipe, row
+from tests.emo_core.runs import CPU, clip_ids, finished, losses, prepare, recipe, row
 
 pytestmark = pytest.mark.usefixtures("smallest")
 
@@ -43,7 +43,7 @@ def judged(tmp_path, encoder, config):
 )
 def test_thresholds_are_applied_when_rows_are_read(judged, listening, keep, left):
     index = ClipIndex(judged, Split.TRAIN, listening=listening, keep=keep)
-    assert [index.name(clip) for clip in range(len(index))] == [f"clip clip{number}" for number in left]
+    assert clip_ids(index) == [f"clip{number}" for number in left]
 
 
 def test_what_leaves_no_clip_is_named(judged):

@@ -145,7 +145,7 @@ def content(url: str) -> dict[str, object]:
     assert dataset.verify() == []
     places, _ = dataset.clips(["clip_id"])
     rows = [dataset.read_clip(place, CLIP_SCHEMA.names) for place in places]
-    kinds = ("clips", "rejections", "commits")
+    kinds = ("clips", "summaries", "rejections", "commits")
     return {
         "clips": sorted((row["clip_id"], _digest(row)) for row in rows),
         "rejections": sorted(_digest(row) for row in dataset.rejections().to_pylist()),

@@ -17,7 +17,7 @@ from emo_data.store import Dataset, Piece
 from tests.emo_data.conftest import CONFIG
 
 CHUNK = Chunk("k", 0, "/a.mp4", "s", "/a.mp4", "f", "a", "train", 0, 10, 0, 10)
-PIECE = Piece(None, None, 4.0, {"no_face": 1})
+PIECE = Piece(None, None, None, 4.0, {"no_face": 1})
 
 
 def test_a_chunk_that_kills_its_worker_is_condemned(tmp_path):

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from emo_data.errors import UserError
-from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, SCHEMA_VERSION, table_of
+from emo_data.schema import CLIP_SCHEMA, REJECTION_SCHEMA, SCHEMA_VERSION, SUMMARY_SCHEMA, table_of
 from emo_data.store import Dataset
 
 FRAMES = 5
@@ -65,6 +65,23 @@ def test_what_was_written_is_read_back(dataset, url):
     assert read.verify() == []
 
 
+def test_millions_of_clips_are_looked_over_without_opening_them(dataset, url):
+    """Summaries hold one value of each kind per clip, in the order of the clips."""
+    kinds = {field.name: field.type for field in SUMMARY_SCHEMA}
+    assert not {"video", "sound", "box", "audio_features"} & kinds.keys()
+    read = Dataset.open(url)
+    read.folder.delete(read.folder.names("clips"))
+    _, table = read.clips(list(kinds))
+    assert table.to_pylist() == [
+        {
+            name: list(value) if name == "audio_layers" else value
+            for name, value in clip(number).items()
+            if name in kinds
+        }
+        for number in (1, 2, 3)
+    ]
+
+
 def test_only_the_columns_asked_for_are_read(dataset):
     places, _ = dataset.clips(["clip_id"])
     assert list(dataset.read_clip(places[0], ["speed"])) == ["speed"]
@@ -76,7 +93,7 @@ def test_what_no_commit_names_is_not_there(dataset, url):
     dataset.write_piece("z", 0, table_of([clip(9)], CLIP_SCHEMA), REJECTION_SCHEMA.empty_table())
     assert Dataset.open(url).clips(["clip_id"])[1].num_rows == before
     assert Dataset.open(url).verify() == []
-    assert dataset.sweep() == 1 and dataset.sweep() == 0
+    assert dataset.sweep() == 2 and dataset.sweep() == 0  # the clips and their summaries
     assert Dataset.open(url).verify() == [] and Dataset.open(url).clips(["clip_id"])[1].num_rows == before
 
 
@@ -120,17 +137,18 @@ def test_damage_is_found(tmp_path):
     made = Dataset.create(str(tmp_path / "d"), {})
     for key in "abc":
         made.write_source(key, "one.mp4", "s", [clip(1)], [rejection("one.mp4")])
-    clips, rejections = tmp_path / "d" / "clips", tmp_path / "d" / "rejections"
+    clips, summaries, rejections = (tmp_path / "d" / kind for kind in ("clips", "summaries", "rejections"))
     (damaged,), (lost,) = clips.glob("a-*"), rejections.glob("b-*")
     data = bytearray(damaged.read_bytes())
     data[100] ^= 1
     damaged.write_bytes(data)
     lost.unlink()
+    next(summaries.glob("a-*")).unlink()
     (tmp_path / "d" / "commits" / "c.json").write_text("{}")
     told = Dataset.open(str(tmp_path / "d")).verify()
-    assert len(told) == 3
-    assert f"clips/{damaged.name}: checksum" in told[0] and f"rejections/{lost.name}: missing" in told[1]
-    assert "c.json" in told[2]
+    assert len(told) == 4
+    assert f"clips/{damaged.name}: checksum" in told[0] and "summaries/a-" in told[1] and "missing" in told[1]
+    assert f"rejections/{lost.name}: missing" in told[2] and "c.json" in told[3]
 
 
 def test_a_reader_refuses_what_it_does_not_know(tmp_path):
@@ -167,9 +185,9 @@ def test_a_folder_with_the_signs_of_a_pattern_is_a_folder(tmp_path):
 def test_a_missing_or_damaged_object_is_named(tmp_path):
     made = Dataset.create(str(tmp_path / "d"), {})
     made.write_source("a", "one.mp4", "s", [clip(1)], [])
-    (stored,) = (tmp_path / "d" / "clips").glob("a-*")
+    (stored,) = (tmp_path / "d" / "summaries").glob("a-*")
     stored.write_bytes(b"PAR1 no more")
-    with pytest.raises(UserError, match=r"clips/a-.*\.parquet is missing or damaged"):
+    with pytest.raises(UserError, match=r"summaries/a-.*\.parquet is missing or damaged"):
         made.clips(["clip_id"])
     stored.unlink()
     with pytest.raises(UserError, match="emo data verify"):
