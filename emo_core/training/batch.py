@@ -15,7 +15,7 @@ from torch import Tensor
 from emo_core.diffusion import mix_noise
 from emo_core.model.config import ModelConfig
 from emo_core.training.recipes import Recipe
-from emo_data.dataset.sample import Samples
+from emo_data.dataset.sample import Origin, Samples
 from emo_data.dataset.window import mouth_mask, region_mask
 
 
@@ -23,8 +23,7 @@ from emo_data.dataset.window import mouth_mask, region_mask
 class Batch:
     """B samples. In stage 1 a sample is one frame (F = 1) without motion frames (N = 0)."""
 
-    names: tuple[str, ...]
-    """What a person knows the samples by."""
+    origins: tuple[Origin, ...]
     latents: Tensor
     """(B, F, C, H, W), clean."""
     reference: Tensor
@@ -50,7 +49,7 @@ class Batch:
 
     def part(self, start: int, end: int) -> "Batch":
         """Samples start to end, for accumulation."""
-        return replace(self, names=self.names[start:end], **self._each(lambda value: value[start:end]))
+        return replace(self, origins=self.origins[start:end], **self._each(lambda value: value[start:end]))
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
@@ -107,7 +106,7 @@ def _batch(
         heard = (dropped >= recipe.drop_all + recipe.drop_audio).float()
         audio = seen("audio").float() * heard[:, None, None, None, None]
     return Batch(
-        names=tuple(one["names"][place] for one, place in zip(samples, places, strict=True)),
+        origins=tuple(one["origins"][place] for one, place in zip(samples, places, strict=True)),
         latents=latents[:, -frames - 1 : -1],
         reference=latents[:, -1],
         motion=latents[:, : -frames - 1],

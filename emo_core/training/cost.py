@@ -14,6 +14,7 @@ from emo_core.training.batch import Batch
 from emo_core.training.recipes import Recipe
 from emo_core.training.stages import freeze_all_but
 from emo_core.training.step import StageLoss
+from emo_data.dataset.sample import Origin
 
 GIB = 2**30
 
@@ -39,7 +40,7 @@ def a_batch(config: ModelConfig, recipe: Recipe, size: int, device: torch.device
         return torch.rand(size, *of, device=device)
 
     return Batch(
-        names=("",) * size,
+        origins=(Origin(0, 0, 0),) * size,
         latents=numbers(frames, *shape),
         reference=numbers(*shape),
         motion=numbers(before, *shape),

@@ -157,7 +157,7 @@ class Trainer:
             parameters,
             batch,
             recipe.micro_batch,
-            share=len(batch.names) * ranks.size / recipe.batch,
+            share=len(batch.origins) * ranks.size / recipe.batch,
             side_by_side=side_by_side(self.device) if ranks.size == 1 else 1,
         )
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, recipe.clip_norm))
@@ -173,13 +173,17 @@ class Trainer:
     def _diverged(self, step: int, batch: Batch, losses: Tensor, losses_of: StageLoss) -> None:
         """Name the samples whose loss or gradient is no number; the weights are still those of the step before."""
         self.optimizer.zero_grad(set_to_none=True)
-        bad = [name for name, loss in zip(batch.names, losses, strict=True) if not torch.isfinite(loss)]
+        bad = [origin for origin, loss in zip(batch.origins, losses, strict=True) if not torch.isfinite(loss)]
         if not any(self.ranks.of_all(bad)):
-            for number, name in enumerate(batch.names):
+            for number, origin in enumerate(batch.origins):
                 one = losses_of(batch.part(number, number + 1)).sum()
                 gradients = torch.autograd.grad(one, list(self.trained.values()))
-                bad += [] if all(torch.isfinite(gradient).all() for gradient in gradients) else [name]
-        blamed = [name for names in self.ranks.of_all(bad) for name in names] or ["all of the step's samples together"]
+                bad += [] if all(torch.isfinite(gradient).all() for gradient in gradients) else [origin]
+        blamed = [
+            f"{self.index.name(origin.clip)} from frame {origin.start}, reference {origin.reference}"
+            for origins in self.ranks.of_all(bad)
+            for origin in origins
+        ] or ["all of the step's samples together"]
         if step:
             self._save(step)
         self.ranks.of_first(None)  # nobody leaves, which would end the others, before it is written

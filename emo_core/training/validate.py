@@ -43,7 +43,7 @@ def validation_loss(
 ) -> float:
     """Mean over all processes' samples."""
     total, count = 0.0, 0
-    for start in range(0, 0 if batch is None else len(batch.names), micro_batch):
+    for start in range(0, 0 if batch is None else len(batch.origins), micro_batch):
         assert batch is not None
         losses = losses_of(batch.part(start, start + micro_batch).to(device))
         total, count = total + float(losses.sum()), count + len(losses)

@@ -122,6 +122,10 @@ class ClipIndex:
         """Where a clip lies."""
         return self._places[int(self._rows[clip])]
 
+    def name(self, clip: int) -> str:
+        """What a person knows a clip by."""
+        return f"clip {self.read(clip, ['clip_id'])['clip_id']}"
+
     def read(self, clip: int, columns: Sequence[str]) -> dict[str, Any]:
         """Some columns of a clip."""
         return self.dataset.read_clip(self.place(clip), columns)

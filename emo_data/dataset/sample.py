@@ -5,7 +5,7 @@ Legend: W windows, N motion frames before the F generated ones, L audio layers, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,16 @@ class Wants:
     """None: pictures are decoded."""
 
 
+class Origin(NamedTuple):
+    """Where a sample comes from: a clip's number in the index, the first generated frame, the reference's frame."""
+
+    clip: int
+    start: int
+    reference: int
+
+
 Samples = dict[str, Any]
-"""names: list of W strings for a person · steps: range · lane: int · run: (W, N + F, ...) and reference: (W, ...), both
+"""origins: list of W · steps: range · lane: int · run: (W, N + F, ...) and reference: (W, ...), both
 uint8 pictures (..., S, S, 3) or float16 latents (..., C, H, W) · box: float32 (W, F, 4) in 0-1, NaN where no face was
 found · audio: float16 (W, F, 2m + 1, L, D) where the stage listens · speed: float32 (W, F, 2m + 1) degrees per frame
 where it needs that."""
@@ -45,7 +53,7 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
 
     Raises UserError where the clip holds what cannot be learnt from.
     """
-    columns = ["clip_id", "box"] + ["audio_features"] * wants.listening + ["speed"] * wants.speed
+    columns = ["box"] + ["audio_features"] * wants.listening + ["speed"] * wants.speed
     row = index.read(read.clip, columns + ["video"] * (wants.latents is None))
     rngs = [np.random.default_rng([*wants.seed, step, read.lane, 3]) for step in read.steps]
     length = len(row["box"])
@@ -56,7 +64,7 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
     pictures = decode_clip(row["video"], wanted) if wants.latents is None else wants.latents(read.clip, wanted)
     seen = pictures[places.reshape(shown.shape)]
     samples: Samples = {
-        "names": [f"clip {row['clip_id']} from frame {w.start}, reference {w.reference}" for w in windows],
+        "origins": [Origin(read.clip, w.start, w.reference) for w in windows],
         "steps": read.steps,
         "lane": read.lane,
         "run": seen[:, :-1],
@@ -66,7 +74,7 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
     if wants.listening:
         audio = row["audio_features"].reshape(length, -1, index.extractor.width)
         if not np.isfinite(audio).all():
-            raise UserError(f"clip {row['clip_id']}: its audio features are not all numbers; ingest it again")
+            raise UserError(f"{index.name(read.clip)}: its audio features are not all numbers; ingest it again")
         samples["audio"] = np.stack([surroundings(audio, w.start, wants.frames, wants.margin) for w in windows])
     if wants.speed:
         speed = known_speed(row["speed"])

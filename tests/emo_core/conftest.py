@@ -16,6 +16,7 @@ from emo_core.model.emo import EMO, build
 from emo_core.training.batch import Batch
 from emo_core.training.recipes import stage_recipe
 from emo_core.training.step import StageLoss
+from emo_data.dataset.sample import Origin
 from emo_data.features.audio import AudioEncoder
 from tests.emo_core.runs import finished, make_dataset, smallest_config
 
@@ -68,7 +69,7 @@ def batch(config: ModelConfig) -> Batch:
         return torch.randn(shape, generator=g)
 
     return Batch(
-        names=("one", "two"),
+        origins=(Origin(0, 1, 2), Origin(1, 3, 4)),
         latents=normal(2, c.frames, c.latent_channels, side, side),
         reference=normal(2, c.latent_channels, side, side),
         motion=normal(2, c.motion_frames, c.latent_channels, side, side),

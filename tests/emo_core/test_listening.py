@@ -10,6 +10,7 @@ from emo_core.inference.sampling import Sampling
 from emo_core.model.codec import LinearCodec, encode_pictures
 from emo_core.model.emo import build
 from emo_core.training.batch import Batch
+from emo_data.dataset.sample import Origin
 from tests.emo_core.conftest import batch_loss, portrait
 
 MOUTH = np.s_[..., 2:, 1:3]
@@ -28,7 +29,7 @@ def draw(rng, config, face):
     latents = np.broadcast_to(face, (count, frames, *face.shape)).copy()
     latents[MOUTH] += 1.5 * loudness[:, :, None, None, None]
     window = np.stack([voice(each, config) for each in loudness])[:, :, None].repeat(2 * config.audio_margin + 1, 2)
-    tensors = {
+    values = {
         "latents": latents,
         "reference": latents[:, 0] * 0 + face,
         "motion": np.zeros((count, config.motion_frames, *face.shape), np.float32),
@@ -40,7 +41,11 @@ def draw(rng, config, face):
         "keep_reference": np.ones(count, np.float32),
         "keep_motion": np.zeros(count, np.float32),
     }
-    return Batch(names=("",) * count, **{name: torch.from_numpy(value) for name, value in tensors.items()}, speed=None)
+    return Batch(
+        origins=(Origin(0, 0, 0),) * count,
+        **{name: torch.from_numpy(value) for name, value in tensors.items()},
+        speed=None,
+    )
 
 
 def test_another_voice_moves_the_mouth(config):

@@ -87,9 +87,7 @@ def test_a_sample_is_what_its_window_says(data):
     """Frames, voice and speed of one moment; the reference is another frame of the clip."""
     index = ClipIndex(data, Split.TRAIN, listening=True)
     for samples in readings(index, 0):
-        for place, name in enumerate(samples["names"]):
-            clip = int(name.split()[1].removeprefix("clip"))
-            start, reference = (int(word.rstrip(",")) for word in (name.split()[4], name.split()[6]))
+        for place, (clip, start, reference) in enumerate(samples["origins"]):
             pictures = index.pictures(clip)
             assert np.array_equal(samples["run"][place], pictures[start - 2 : start + 4])
             assert np.array_equal(samples["reference"][place], pictures[reference]) and reference != start

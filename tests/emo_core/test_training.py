@@ -276,7 +276,7 @@ def test_a_diverged_run_stops_and_names_the_sample(data, tmp_path, monkeypatch, 
 
     def spoilt(*arguments):
         for step, batch in enumerate(draw(*arguments)):
-            seen.append(batch.names[1])
+            seen.append(batch.origins[1])
             if step == 4:  # a weight that is no number, or one that only its square root's gradient stumbles over
                 bad = batch.weight.clone()
                 bad[1] = float("nan") if where == "loss" else 1e38
@@ -286,7 +286,9 @@ def test_a_diverged_run_stops_and_names_the_sample(data, tmp_path, monkeypatch, 
     monkeypatch.setattr(loop, "batches", spoilt)
     with pytest.raises(DivergedError, match="step 5") as raised:
         trainer.train()
-    assert seen[4] in str(raised.value) and "--keep" in str(raised.value)
+    clip, start, reference = seen[4]
+    assert f"{trainer.index.name(clip)} from frame {start}, reference {reference}." in str(raised.value)
+    assert "--keep" in str(raised.value)
     assert trainer.run.checkpoints() == [3, 4] and not trainer.run.finished()
 
 
