@@ -55,7 +55,8 @@ class Recipe(BaseModel):
 
 def stage1_image() -> Recipe:
     """Images: Backbone, ReferenceNet and Face Locator; the reference is drawn from the same clip."""
-    return Recipe(stage=1, steps=30_000, batch=48, micro_batch=4, learning_rate=1e-5, ema_decay=0.999)
+    # A window is a single picture: a reading has to give more of them to be worth it.
+    return Recipe(stage=1, steps=30_000, batch=48, micro_batch=4, learning_rate=1e-5, ema_decay=0.999, windows=8)
 
 
 def stage2_video() -> Recipe:

@@ -41,11 +41,8 @@ def draw(rng, config, face):
         "keep_reference": np.ones(count, np.float32),
         "keep_motion": np.zeros(count, np.float32),
     }
-    return Batch(
-        origins=(Origin(0, 0, 0),) * count,
-        **{name: torch.from_numpy(value) for name, value in tensors.items()},
-        speed=None,
-    )
+    tensors = {name: torch.from_numpy(value) for name, value in values.items()}
+    return Batch(origins=(Origin(0, 0, 0),) * count, **tensors, speed=None)
 
 
 def test_another_voice_moves_the_mouth(config):
