@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from diffusers import DDIMScheduler
 from pydantic import BaseModel, ConfigDict, Field
 
-from emo_core.measure.clock import device_name, seconds
-from emo_core.model.config import sd15
-from emo_core.training.cost import Memory, a_batch, count_memory, count_step
+from emo_core.diffusion import noise_schedule
+from emo_core.measure.clock import device_name, forget_peak, matmul_rate, peak_bytes, seconds
+from emo_core.model.config import ModelConfig, sd15
+from emo_core.model.emo import EMO
+from emo_core.training.cost import GIB, Memory, a_batch, count_memory, count_step, staged
 from emo_core.training.loop import Trainer, side_by_side
-from emo_core.training.optim import make_optimizer
+from emo_core.training.optim import RunningMean, make_optimizer
 from emo_core.training.plan import plan
 from emo_core.training.prepare import prepare
-from emo_core.training.recipes import stage_recipe
+from emo_core.training.recipes import Recipe, stage_recipe
 from emo_core.training.record import read_metrics
 from emo_core.training.stages import freeze_all_but
 from emo_core.training.step import StageLoss, accumulate
@@ -42,6 +45,16 @@ class Timed(BaseModel):
     loader_over_step: float = Field(description="over what the steps take")
 
 
+class FullSize(BaseModel):
+    """A stage of the full-size model on an accelerator: steps of one micro-batch, beside all that AdamW keeps."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    samples_per_s: float
+    model_flop_utilisation: float = Field(description="of what a large bf16 matrix product reaches on the device")
+    peak_gib: float = Field(description="most memory of the device that was in use")
+
+
 class TrainingFigures(BaseModel):
     """All figures of `emo bench train`."""
 
@@ -56,6 +69,7 @@ class TrainingFigures(BaseModel):
     stages: list[Timed]
     memory: dict[str, Memory] = Field(description="of the full-size model, by stage, one device, counted")
     sample_tflop: dict[str, float] = Field(description="of the full-size model, by stage, forth and back")
+    measured: dict[str, FullSize] = Field(description="the full-size model by stage; empty on a CPU")
 
 
 def bench_training(
@@ -71,6 +85,7 @@ def bench_training(
                 stages.append(_time_stage(trainer))
                 on_progress(len(stages), 7)
             init = trainer.run.model
+    del trainer
     recipes = {f"stage {stage}": stage_recipe(stage, "sd15") for stage in (1, 2, 3)}
     figures = TrainingFigures(
         device=device_name(device),
@@ -82,9 +97,31 @@ def bench_training(
         stages=stages,
         memory={name: count_memory(sd15(), recipe) for name, recipe in recipes.items()},
         sample_tflop={name: count_step(sd15(), recipe) / 1e12 for name, recipe in recipes.items()},
+        measured={}
+        if device.type == "cpu"
+        else {name: measure_full_size(sd15(), recipe, device) for name, recipe in recipes.items()},
     )
     on_progress(7, 7)
     return figures
+
+
+def measure_full_size(config: ModelConfig, recipe: Recipe, device: torch.device) -> FullSize:
+    """Steps of one micro-batch with new weights: what they hold does not change what they cost."""
+    recipe = recipe.model_copy(update={"batch": recipe.micro_batch})
+    model, _ = staged(config, recipe)
+    bare = _Bare(model, noise_schedule(config.prediction), config, recipe, device)
+    mean = None if recipe.ema_decay is None else RunningMean(bare.trained, recipe.ema_decay)
+    bare.turn()
+    forget_peak(device)
+    rate = recipe.batch * TURN / bare.turn()
+    peak = peak_bytes(device)
+    del mean  # lived to be counted in the peak
+    dtype = torch.bfloat16 if recipe.bf16 else torch.float32
+    return FullSize(
+        samples_per_s=rate,
+        model_flop_utilisation=rate * count_step(config, recipe) / matmul_rate(device, dtype),
+        peak_gib=peak / GIB,
+    )
 
 
 TURN = 10
@@ -103,7 +140,8 @@ def _trainer(
 
 def _time_stage(trainer: Trainer) -> Timed:
     """The loop and the bare loop take turns, so that a machine that slows down slows both down."""
-    recipe, bare = trainer.recipe, _Bare(trainer)
+    recipe, given = trainer.recipe, trainer.checkpoint
+    bare = _Bare(copy.deepcopy(given.model), given.scheduler, given.card.config, recipe, trainer.device)
     turns: list[tuple[float, float]] = []
     began = time.perf_counter()
 
@@ -134,28 +172,30 @@ def _time_stage(trainer: Trainer) -> Timed:
 class _Bare:
     """The same modules, optimiser and accumulation, on one batch that is there already, and nothing else."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.recipe, self.device = trainer.recipe, trainer.device
-        self.model = copy.deepcopy(trainer.checkpoint.model).to(self.device).channels_last().train()
-        trained = freeze_all_but(self.model, self.recipe)
-        self.trained, self.optimizer = list(trained.values()), make_optimizer(trained, self.recipe)
-        self.losses_of = StageLoss(self.model, trainer.checkpoint.scheduler, self.recipe)
-        self.batch = a_batch(trainer.checkpoint.card.config, self.recipe, self.recipe.batch, self.device)
+    def __init__(
+        self, model: EMO, scheduler: DDIMScheduler, config: ModelConfig, recipe: Recipe, device: torch.device
+    ) -> None:
+        self.recipe, self.device = recipe, device
+        self.trained = freeze_all_but(model.to(device).channels_last().train(), recipe)
+        self.optimizer = make_optimizer(self.trained, recipe)
+        self.losses_of = StageLoss(model, scheduler, recipe)
+        self.batch = a_batch(config, recipe, recipe.batch, device)
 
     def turn(self) -> float:
         """Seconds of so many steps."""
         return seconds(self._steps, self.device)
 
     def _steps(self) -> None:
+        trained = list(self.trained.values())
         for _ in range(TURN):
             accumulate(
                 self.losses_of,
-                self.trained,
+                trained,
                 self.batch,
                 self.recipe.micro_batch,
                 side_by_side=side_by_side(self.device),
             )
-            torch.nn.utils.clip_grad_norm_(self.trained, self.recipe.clip_norm)
+            torch.nn.utils.clip_grad_norm_(trained, self.recipe.clip_norm)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
 

@@ -103,7 +103,8 @@ def train(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """The small model's three stages against a bare loop, their loader alone, and the full-size model's memory."""
+    """The small model's three stages against a bare loop, their loader alone; the full-size model's memory, counted,
+    and measured on a GPU."""
     import tempfile
 
     from emo_core.bench.training import bench_training
@@ -129,6 +130,11 @@ def train(
         f"{name}, full size: {memory.peak_gib:.1f} GiB with {memory.micro_batch} samples at a time, "
         f"{found.sample_tflop[name]:.1f} TFLOP per sample"
         for name, memory in found.memory.items()
+    ]
+    lines += [
+        f"{name}, full size, on this device: {one.peak_gib:.1f} GiB, {one.samples_per_s:.2f} samples/s, "
+        f"{one.model_flop_utilisation:.0%} model FLOP utilisation"
+        for name, one in found.measured.items()
     ]
     say(found.model_dump(), lines, as_json)
 

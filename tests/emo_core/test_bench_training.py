@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from emo_core.bench.training import bench_training
+from emo_core.bench.training import bench_training, measure_full_size
 from emo_core.diffusion import noise_schedule
 from emo_core.measure.count import count_flops, count_training_bytes
 from emo_core.model.config import sd15
@@ -55,4 +55,12 @@ def test_all_figures_are_there(data, smallest):
     }
     assert 0.2 < found.loop_over_bare < 5 and 0 <= found.data_wait_share < 1
     assert all(one.loader_samples_per_s > 0 and one.samples_per_s > 0 for one in found.stages)
-    assert told[-1] == (7, 7)
+    assert told[-1] == (7, 7) and not found.measured
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_the_full_size_measurement_works_on_a_small_model(config, stage):
+    """What an accelerator is asked for, on a CPU, which knows no peak of its own."""
+    recipe = stage_recipe(stage, "sd15").model_copy(update={"micro_batch": 2, "bf16": False})
+    found = measure_full_size(config, recipe, torch.device("cpu"))
+    assert found.samples_per_s > 0 and 0 < found.model_flop_utilisation < 1 and found.peak_gib > 0
