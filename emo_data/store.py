@@ -224,8 +224,10 @@ class Dataset:
 
     def commits(self) -> list[Commit]:
         """Every unit that is done, by key."""
-        names = self._records()
-        return [self._commit(name, data) for name, data in zip(names, self.folder.read_all(names), strict=True)]
+        with _reachable(self.url):
+            names = self._records()
+            records = self.folder.read_all(names)
+        return [self._commit(name, data) for name, data in zip(names, records, strict=True)]
 
     def clips(self, columns: Sequence[str]) -> tuple[Places, pa.Table]:
         """Some columns of the summaries of all clips, and where each clip lies."""
@@ -300,7 +302,7 @@ class Dataset:
 
     @contextlib.contextmanager
     def _object(self, path: str) -> Iterator[Any]:
-        """An object opened for reading; UserError where it is missing or is not what was written."""
+        """An object opened for reading; UserError where it is missing, is not what was written or is out of reach."""
         try:
             with self.folder.open(path) as stream:
                 yield stream
@@ -308,6 +310,8 @@ class Dataset:
             raise UserError(
                 f"dataset {self.url}: {path} is missing or damaged; `emo data verify {self.url}` lists all that is"
             ) from error
+        except OSError as error:
+            raise UserError(f"dataset {self.url}: {path} cannot be read: {error}") from error
 
     def _table(self, objects: Sequence[StoredObject], schema: pa.Schema, columns: Sequence[str]) -> pa.Table:
         wanted = pa.schema([schema.field(name) for name in columns])

@@ -192,3 +192,14 @@ def test_a_missing_or_damaged_object_is_named(tmp_path):
     stored.unlink()
     with pytest.raises(UserError, match="emo data verify"):
         made.clips(["clip_id"])
+
+
+def test_a_store_that_goes_away_is_said(dataset, monkeypatch):
+    places, _ = dataset.clips(["clip_id"])
+
+    def away(*_):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(type(dataset.folder), "open", away)
+    with pytest.raises(UserError, match=r"clips/a-.* cannot be read: no route to host"):
+        dataset.read_clip(places[0], ["speed"])
