@@ -322,8 +322,8 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(road, words, named
     form["config"]["size"] = 100
     (tmp_path / "ODD" / "dataset.json").write_text(json.dumps(form))
     shutil.copytree(out / "data", tmp_path / "STRANGE")
-    strange = (tmp_path / "STRANGE" / "dataset.json").read_text().replace('"schema_version": 2', '"schema_version": 99')
-    (tmp_path / "STRANGE" / "dataset.json").write_text(strange)
+    form = json.loads((tmp_path / "STRANGE" / "dataset.json").read_text())
+    (tmp_path / "STRANGE" / "dataset.json").write_text(json.dumps(form | {"schema_version": 99}))
     write_voice(tmp_path / "silent.wav", [])
     places = {"MODEL": "model", "DATA": "data", "SAMPLE": "sample/clips", "STAGE1": "runs/stage1/model"}
     places["STAGE2"] = "runs/stage2/model"

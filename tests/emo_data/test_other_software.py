@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from emo_data.schema import SCHEMA_VERSION
+
 
 def test_pyarrow_and_pandas(ingested):
     import pandas as pd
@@ -10,7 +12,7 @@ def test_pyarrow_and_pandas(ingested):
 
     dataset, _, _ = ingested
     table = pq.read_table(f"{dataset.url}/clips")
-    assert table.num_rows == 4 and table.schema.metadata[b"emo_schema_version"] == b"2"
+    assert table.num_rows == 4 and table.schema.metadata[b"emo_schema_version"] == str(SCHEMA_VERSION).encode()
     frame = pd.read_parquet(f"{dataset.url}/clips", columns=["clip_id", "speed", "frames"])
     assert all(len(row.speed) == row.frames == 100 for row in frame.itertuples())
     assert pd.read_parquet(f"{dataset.url}/rejections").reason.tolist() == ["unreadable"]
