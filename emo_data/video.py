@@ -7,7 +7,7 @@ seconds in the file's own time, by presentation time stamp (pts), never by index
 import importlib.util
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -232,12 +232,46 @@ def encode_video(
             container.mux(video.encode(frame))
         container.mux(video.encode())
         if audio is not None and sound is not None:
-            pcm = np.ascontiguousarray(sound, dtype=np.float32)[None]
-            wave = av.AudioFrame.from_ndarray(pcm, format="fltp", layout="mono")
-            wave.sample_rate = sample_rate
-            wave.pts, wave.time_base = 0, Fraction(1, sample_rate)  # without them the sound comes a packet late
-            container.mux(audio.encode(wave))
+            container.mux(audio.encode(_wave(sound, 0, len(sound), sample_rate)))
             container.mux(audio.encode())
+
+
+def join_videos(
+    target: Path, parts: Sequence[Path], sound: np.ndarray, sample_rate: int, metadata: Mapping[str, str]
+) -> None:
+    """Write an mp4 of the pictures of several, one after the other, as they are encoded, and a sound (AAC) over all.
+
+    parts: written by `encode_video`, alike in size and settings. sound: float32 mono in -1..1.
+    """
+    with av.open(target, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        container.metadata.update(metadata)
+        with av.open(parts[0]) as first:
+            video = container.add_stream_from_template(first.streams.video[0])
+        audio = container.add_stream("aac", rate=sample_rate, layout="mono")
+        start, heard = 0, 0
+        for part in parts:
+            with av.open(part) as source:
+                stream = source.streams.video[0]
+                assert stream.time_base is not None and stream.duration is not None  # encode_video wrote them
+                end = start + stream.duration
+                # Sound goes in beside its pictures: the muxer holds back what is ahead of the other stream.
+                until = len(sound) if part == parts[-1] else round(end * stream.time_base * sample_rate)
+                for begin in range(heard, until, sample_rate):
+                    container.mux(audio.encode(_wave(sound, begin, min(begin + sample_rate, until), sample_rate)))
+                for packet in source.demux(stream):
+                    if packet.pts is not None and packet.dts is not None:  # the last one is empty
+                        packet.pts, packet.dts, packet.stream = packet.pts + start, packet.dts + start, video
+                        container.mux(packet)
+                start, heard = end, until
+        container.mux(audio.encode())
+
+
+def _wave(sound: np.ndarray, begin: int, end: int, sample_rate: int) -> av.AudioFrame:
+    pcm = np.ascontiguousarray(sound[begin:end], dtype=np.float32)[None]
+    wave = av.AudioFrame.from_ndarray(pcm, format="fltp", layout="mono")
+    wave.sample_rate = sample_rate
+    wave.pts, wave.time_base = begin, Fraction(1, sample_rate)  # without them the sound comes a packet late
+    return wave
 
 
 def decode_clip(video: bytes, frames: np.ndarray | None = None) -> np.ndarray:

@@ -71,7 +71,7 @@ class Step:
         self.config, self.backbone = config, pipeline.checkpoint.model.backbone
         self.device, self.dtype = self.backbone.device, self.backbone.dtype
         with torch.no_grad():
-            self.conditions = join(pipeline.tell(pipeline.begin(*a_talk(config, 1), FAST)))
+            self.conditions = join(pipeline.tell(pipeline.begin(*a_talk(config, 1), FAST), FAST.branches))
         self.latents = self._random(1, config.frames, *config.latent_shape)
         self.timestep = torch.tensor([500]).to(self.device)
 

@@ -1,44 +1,66 @@
-"""Frames become files: an mp4 with its sound, and a contact sheet to look at."""
+"""Frames become files: a video with its sound and its provenance, and a contact sheet to look at."""
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
-from emo_data.video import encode_video
+from emo_data.video import join_videos, probe, read_pictures
 from emo_data.whole import whole_file
 
 MARK = "Made by a machine from one picture and a voice (Open EMO). It shows nothing that happened."
 """Stands in the metadata of every generated video."""
-
-
 SHEET_FRAMES = 32
 
 
 def write_talking(
-    path: Path, frames: Iterable[np.ndarray], fps: float, sound: np.ndarray, sample_rate: int, preview: Path | None
+    path: Path, segments: Sequence[Path], sound: np.ndarray, sample_rate: int, provenance: Mapping[str, Any]
 ) -> None:
-    """Write a generated video, all or nothing; clip by clip, in constant memory.
+    """Write a generated video, all or nothing, in constant memory.
 
-    frames: blocks of uint8 (f, pixels, pixels, 3). sound: float32 mono. preview: where a contact sheet goes.
+    segments: of its picture, see `emo_core.inference.unfinished`. sound: float32 mono. provenance: JSON for the mp4's
+    metadata; without times, so that a video that is made again is the same, byte for byte.
     """
-    due = round(len(sound) / sample_rate * fps)
-    wanted = set(np.linspace(0, due - 1, SHEET_FRAMES).astype(int)) if preview is not None else set()
-    kept: list[np.ndarray] = []
+    metadata = {"comment": MARK, "description": json.dumps(provenance, sort_keys=True)}
     with whole_file(path) as unfinished:
-        one_by_one = _keep(frames, wanted, kept)
-        encode_video(unfinished, one_by_one, fps, sound, sample_rate, crf=12, key_frame_seconds=10, comment=MARK)
-        if preview is not None:
-            save_picture(contact_sheet(np.stack(kept), columns=8), preview)
+        join_videos(unfinished, segments, sound, sample_rate, metadata)
 
 
-def _keep(blocks: Iterable[np.ndarray], wanted: set[int], kept: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames one by one; those whose numbers are wanted are also kept."""
-    for number, frame in enumerate(frame for block in blocks for frame in block):
-        if number in wanted:
-            kept.append(frame.copy())  # not a view, which would keep its whole block
-        yield frame
+def write_sidecar(video: Path, settings: Mapping[str, Any], seconds: float) -> Path:
+    """Write VIDEO.json beside a video: all that it was made from and how, when, and how long it took."""
+    path = video.with_suffix(".json")
+    told = {"note": MARK, **settings, "made": datetime.now(UTC).isoformat(timespec="seconds"), "took_seconds": seconds}
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(told, indent=1) + "\n")
+    return path
+
+
+def write_sheet(video: Path, path: Path) -> None:
+    """A contact sheet of a finished video, evenly chosen."""
+    info = probe(video)
+    wanted = np.unique(np.linspace(0, len(info.pts) - 1, SHEET_FRAMES).astype(int))
+    shown = [picture for picture in read_pictures(info, wanted, "pyav") if picture is not None]
+    save_picture(contact_sheet(np.stack(shown), columns=8), path)
+
+
+def stamp(frame: np.ndarray) -> np.ndarray:
+    """A frame that says, for everybody to read, that a machine made it. uint8 (H, W, 3)."""
+    picture = Image.fromarray(frame)
+    size = max(8, frame.shape[0] // 24)
+    ImageDraw.Draw(picture).text(
+        (size // 2, frame.shape[0] - size // 2),
+        "AI generated",
+        fill="white",
+        font=ImageFont.load_default(size),
+        anchor="ls",
+        stroke_width=max(1, size // 10),
+        stroke_fill="black",
+    )
+    return np.asarray(picture)
 
 
 def save_picture(picture: np.ndarray, path: Path) -> None:

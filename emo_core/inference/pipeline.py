@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from torch import Tensor, nn
 
 from emo_core.checkpoint import Checkpoint, load, save
-from emo_core.inference.sampling import Sampling, clip_noise
+from emo_core.inference.sampling import UNGUIDED, Branch, Sampling, clip_noise, scheduler_for
 from emo_core.model.attention import KeyValue
 from emo_core.model.audio import AudioProjection
 from emo_core.model.backbone import Backbone, Conditions, join
@@ -25,6 +25,7 @@ from emo_core.model.face_locator import FaceLocator
 from emo_core.model.reference_net import ReferenceNet
 from emo_core.model.speed import SpeedEncoder
 from emo_data.dataset.window import surroundings
+from emo_data.features.audio import Heard
 
 OnStep = Callable[["EMOPipeline", int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 """diffusers' `callback_on_step_end`: (pipeline, steps done before this one, timestep, {"latents": ...}) -> the same
@@ -45,7 +46,7 @@ class Portrait:
 class Drive:
     """What moves the F frames of a video."""
 
-    audio: np.ndarray
+    audio: np.ndarray | Heard
     """(F, L, D) features of the model's own audio encoder."""
     speed: np.ndarray
     """(F,) degrees per frame."""
@@ -70,7 +71,7 @@ class Talk:
     done: int = 0
     """Clips that are finished."""
     last: Tensor | None = None
-    """Latents (n, C, H, W) at the end of the clip before."""
+    """Latents (f, C, H, W) of the last of them. With the seed, that is all that one clip leaves to the next."""
 
 
 class EMOPipeline(DiffusionPipeline):
@@ -188,9 +189,14 @@ class EMOPipeline(DiffusionPipeline):
         return -(-frames // self.checkpoint.card.config.frames)
 
     @torch.no_grad()
-    def begin(self, portrait: Portrait, drive: Drive, sampling: Sampling) -> Talk:
+    def begin(
+        self, portrait: Portrait, drive: Drive, sampling: Sampling, done: int = 0, last: Tensor | None = None
+    ) -> Talk:
         """Whatever is computed once per video: the portrait's features and their keys and values (EMO 3.2.3), the
-        face region's code (EMO 3.2.5), and what silence sounds like."""
+        face region's code (EMO 3.2.5), and what silence sounds like.
+
+        done, last: of an earlier talk of the same video, which then goes on bit for bit.
+        """
         config, model = self.checkpoint.card.config, self.checkpoint.model
         device, dtype = self._execution_device, self.dtype
         seen = model.reference_net(
@@ -209,6 +215,8 @@ class EMOPipeline(DiffusionPipeline):
             },
             location=model.face_locator(portrait.mask[None].to(device, dtype)),
             motion=model.backbone.zero_motion(seen.maps, 1, config.motion_frames),
+            done=done,
+            last=None if last is None else last.to(device),
         )
 
     @torch.no_grad()
@@ -217,64 +225,83 @@ class EMOPipeline(DiffusionPipeline):
 
         From clip to clip latents are handed over, for encoding pixels again would shift their colour at every join.
         All talks advance or none. callback_on_step_end: its steps are counted from the first talk's beginning. Raises
-        ValueError where there is no talk, one has ended, or they do not take the same number of steps.
+        ValueError where there is no talk, one has ended, or they are not denoised in the same steps.
         """
-        config = self.checkpoint.card.config
         if not talks or any(talk.done >= talk.clips for talk in talks):
             raise ValueError("only talks that have not ended can advance, and at least one")
-        if len({talk.sampling.steps for talk in talks}) != 1:
-            raise ValueError("talks that are denoised together must take the same number of steps")
+        if not all(talk.sampling.goes_with(talks[0].sampling) for talk in talks):
+            raise ValueError("talks that are denoised together must take the same steps, and guidance in the same ones")
         self._remember(talks)
         latents = self._denoise(talks, callback_on_step_end)
-        finished = []
+        finished = [self.show(talk, talk.done, clip) for talk, clip in zip(talks, latents, strict=True)]
         for talk, clip in zip(talks, latents, strict=True):
-            shown = min(config.frames, len(talk.drive.speed) - talk.done * config.frames)
-            pictures = decode_latents(self.vae, clip[:shown].to(self.vae.dtype)).float()
-            finished.append(((pictures + 1) * 127.5).round().to(torch.uint8).movedim(1, -1))
-        for talk, clip in zip(talks, latents, strict=True):
-            talk.last = clip[-config.motion_frames :]
+            talk.last = clip
             talk.done += 1
         return finished
+
+    @torch.no_grad()
+    def show(self, talk: Talk, clip: int, latents: Tensor) -> Tensor:
+        """A clip's latents (f, C, H, W) as pictures, uint8 (up to f, pixels, pixels, 3): no more than the video has."""
+        shown = len(talk.drive.speed) - clip * self.checkpoint.card.config.frames
+        pictures = decode_latents(self.vae, latents[:shown].to(self._execution_device, self.vae.dtype)).float()
+        return ((pictures + 1) * 127.5).round().to(torch.uint8).movedim(1, -1)
 
     def _remember(self, talks: Sequence[Talk]) -> None:
         """Send the last frames of all talks through ReferenceNet, once per clip (EMO 3.2.4)."""
         going_on = [(talk, talk.last) for talk in talks if talk.last is not None and talk.motion]
         if going_on:
-            last = torch.cat([latents for _, latents in going_on]).to(self.dtype)
+            before = self.checkpoint.card.config.motion_frames
+            last = torch.cat([latents[-before:] for _, latents in going_on]).to(self.dtype)
             motion = stack_motion(self.reference_net(last).maps, len(going_on))
             for row, (talk, _) in enumerate(going_on):
                 talk.motion = {name: value[row : row + 1] for name, value in motion.items()}
 
     def _denoise(self, talks: Sequence[Talk], callback_on_step_end: OnStep | None) -> Tensor:
         """Clean latents float32 (talks, f, C, H, W)."""
-        config, device, dtype = self.checkpoint.card.config, self._execution_device, self.dtype
-        conditions = join([condition for talk in talks for condition in self.tell(talk)])
-        weights = [
-            torch.tensor([float(branch.weight) for branch in talk.sampling.branches]).to(device) for talk in talks
-        ]
-        counts = [len(each) for each in weights]
-        rows = torch.repeat_interleave(torch.arange(len(talks)), torch.tensor(counts)).to(device)
-        latents = torch.stack([clip_noise(config, talk.sampling.seed, talk.done) for talk in talks]).to(device)
-        scheduler = DDIMScheduler.from_config(self.scheduler.config)  # a copy: `set_timesteps` writes into it
-        scheduler.set_timesteps(talks[0].sampling.steps)
+        config, device = self.checkpoint.card.config, self._execution_device
+        sampling = talks[0].sampling
+        guided = [sampling.is_guided(step) for step in range(sampling.steps)]
+        runs = {True: self._run(talks, guided=True)} if any(guided) else {}
+        if not all(guided):
+            runs[False] = self._run(talks, guided=False)
+        scheduler = scheduler_for(sampling, self.scheduler)
+        noise = torch.stack([clip_noise(config, talk.sampling.seed, talk.done) for talk in talks])
+        latents = (noise * scheduler.init_noise_sigma).to(device)
         # The schedule stays on the CPU: looking a number up there does not wait for the accelerator.
         on_device = scheduler.timesteps.to(device)
-        first = talks[0].done * len(on_device)
+        first = talks[0].done * sampling.steps
         for step, timestep in enumerate(scheduler.timesteps):
-            # Always laid out alike: the first step's noise and what the Backbone returns are not.
-            copies = latents[rows].to(dtype).contiguous()
-            each = self.backbone(copies, on_device[step].expand(len(rows)), conditions).float()
-            # Talk by talk: what is not a number in one must not reach another.
-            guided = [torch.einsum("b,bfchw->fchw", *pair) for pair in zip(weights, each.split(counts), strict=True)]
-            prediction = torch.stack(guided)
+            predict = runs[guided[step]]
+            prediction = predict(scheduler.scale_model_input(latents, timestep), on_device[step])
             latents = scheduler.step(prediction, timestep, latents).prev_sample
             if callback_on_step_end is not None:
                 latents = callback_on_step_end(self, first + step, timestep, {"latents": latents})["latents"]
         return latents
 
+    def _run(self, talks: Sequence[Talk], *, guided: bool) -> Callable[[Tensor, Tensor], Tensor]:
+        """(latents (talks, f, C, H, W), timestep) -> what the Backbone predicts for the talks' next clips, float32."""
+        device, dtype = self._execution_device, self.dtype
+        branches = [talk.sampling.branches if guided else UNGUIDED for talk in talks]
+        conditions = join(
+            [told for talk, of_it in zip(talks, branches, strict=True) for told in self.tell(talk, of_it)]
+        )
+        weights = [torch.tensor([float(branch.weight) for branch in of_it]).to(device) for of_it in branches]
+        counts = [len(each) for each in weights]
+        rows = torch.repeat_interleave(torch.arange(len(talks)), torch.tensor(counts)).to(device)
+
+        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+            # Always laid out alike: the first step's noise and what the Backbone returns are not.
+            copies = latents[rows].to(dtype).contiguous()
+            each = self.backbone(copies, timestep.expand(len(rows)), conditions).float()
+            # Talk by talk: what is not a number in one must not reach another.
+            pairs = zip(weights, each.split(counts), strict=True)
+            return torch.stack([torch.einsum("b,bfchw->fchw", *pair) for pair in pairs])
+
+        return predict
+
     @torch.no_grad()
-    def tell(self, talk: Talk) -> list[Conditions]:
-        """What each branch of a talk is told during its next clip, of which `talk.motion` says what went before."""
+    def tell(self, talk: Talk, branches: Sequence[Branch]) -> list[Conditions]:
+        """What some branches of a talk are told during its next clip, of which `talk.motion` says what went before."""
         config, model = self.checkpoint.card.config, self.checkpoint.model
         device, dtype = self._execution_device, self.dtype
         audio, speed = (
@@ -295,5 +322,5 @@ class EMOPipeline(DiffusionPipeline):
                 reference=told.reference if branch.sees else blind,
                 audio=told.audio if branch.hears else talk.silence,
             )
-            for branch in talk.sampling.branches
+            for branch in branches
         ]

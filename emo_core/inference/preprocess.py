@@ -1,5 +1,8 @@
 """A person's files become what the pipeline takes: portrait, region and speed (EMO 3.2.5, Figure 7)."""
 
+import math
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from emo_core.inference.pipeline import Portrait
 from emo_data.dataset.window import region_mask
 from emo_data.errors import UserError
-from emo_data.features.faces import find_faces
+from emo_data.features.faces import Face, find_faces
 from emo_data.features.framing import Square, boxes_in_square, crop, frame_face
 
 ROOM = (0.4, 0.3)
@@ -18,40 +21,106 @@ SPEEDS = {"still": 0.1, "calm": 0.4, "lively": 1.0, "singing": 1.3}
 """Degrees per frame behind the words (EMO 4.5.1: speech 0.1 to 1.0, singing 1.0 to 1.3)."""
 
 
+MAX_PIXELS = 120_000_000
+"""Of a portrait: what the largest cameras make, 360 MB once it is decoded. A file of some kilobytes can claim more."""
+SEEN = 0.8
+"""Of a face's box that must lie in the picture: with less, one eye or the mouth is missing."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which face of a picture speaks, where there are several."""
+
+    face: int | None = None
+    """Its number, from left to right, beginning with 1."""
+    crop: tuple[float, float, float, float] | None = None
+    """x0, y0, x1, y1 in 0-1: only this part of the picture is looked at."""
+
+
 def read_picture(path: Path) -> np.ndarray:
     """Any still picture as upright RGB uint8 (H, W, 3); what is transparent becomes white."""
     try:
-        with Image.open(path) as picture:
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            opened = Image.open(path)
+        with opened as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise UserError(f"{path}: claims {width} x {height} pixels; make it smaller, {MAX_PIXELS:,} are enough")
             upright = ImageOps.exif_transpose(picture)
             if "A" in upright.getbands() or "transparency" in upright.info:
                 layer = upright.convert("RGBA")
                 upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+            if upright.mode.startswith("I") or upright.mode == "F":  # Pillow would cut what is above 255
+                upright = _in_8_bits(upright)
             return np.asarray(upright.convert("RGB"))
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
 
-def frame_portrait(path: Path, size: int, region: str) -> Portrait:
-    """The square around the only face of a picture, and the region it may move in.
+def _in_8_bits(picture: Image.Image) -> Image.Image:
+    """A picture of one channel with more than 8 bits: 16, or as many as it uses."""
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64))
+    full = 65535 if picture.mode.startswith("I") else 1
+    return Image.fromarray((np.clip(values / max(full, values.max()), 0, 1) * 255).round().astype(np.uint8))
 
-    region: "auto" (the face and some room), "all", "x0,y0,x1,y1" in 0-1 of the framed picture, or a mask's file.
+
+def frame_portrait(path: Path, size: int, region: str, choice: Choice) -> Portrait:
+    """The square around the face that shall speak, and the region it may move in.
+
+    region: "auto" (the face and some room), "all", "x0,y0,x1,y1" in 0-1 of the framed picture, or a mask's file, drawn
+    on the whole picture.
     """
-    picture = read_picture(path)
-    faces = find_faces(picture)
+    whole = read_picture(path)
+    part = _part(whole, choice.crop)
+    picture = np.ascontiguousarray(whole[part])
+    face = _the_face(path, picture, choice)
+    height, width = picture.shape[:2]
+    square = frame_face(face.box, width, height)
+    framed = torch.from_numpy(crop(picture, square, size)).movedim(-1, 0).float() / 127.5 - 1
+    box = boxes_in_square(face.box[None], square)
+    return Portrait(framed, torch.from_numpy(_region(region, box, square, whole.shape, part, size)))
+
+
+def _part(picture: np.ndarray, box: tuple[float, float, float, float] | None) -> tuple[slice, slice]:
+    height, width = picture.shape[:2]
+    x0, y0, x1, y1 = box or (0, 0, 1, 1)
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise UserError(f"--crop {x0:g},{y0:g},{x1:g},{y1:g}: needs 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
+    return slice(int(y0 * height), math.ceil(y1 * height)), slice(int(x0 * width), math.ceil(x1 * width))
+
+
+def _the_face(path: Path, picture: np.ndarray, choice: Choice) -> Face:
+    """UserError where it is not clear which one, or it is not all there."""
+    faces = sorted(find_faces(picture), key=lambda face: face.box[0])
+    height, width = picture.shape[:2]
+    places = "; ".join(
+        f"{number} at {','.join(f'{value:.2f}' for value in face.box / (width, height, width, height))}"
+        for number, face in enumerate(faces, start=1)
+    )
     if not faces:
         raise UserError(f"{path}: no face found; choose a picture in which one face is large and turned to the viewer")
-    if len(faces) > 1:
-        raise UserError(f"{path}: shows {len(faces)} faces; crop it so that only the one that shall speak is left")
-    height, width = picture.shape[:2]
-    square = frame_face(faces[0].box, width, height)
-    framed = torch.from_numpy(crop(picture, square, size)).movedim(-1, 0).float() / 127.5 - 1
-    box = boxes_in_square(faces[0].box[None], square)
-    return Portrait(framed, torch.from_numpy(_region(region, box, square, (height, width), size)))
+    if choice.face is None and len(faces) > 1:
+        raise UserError(
+            f"{path}: shows {len(faces)} faces ({places}); say which one shall speak with --face N, or cut it out with "
+            "--crop x0,y0,x1,y1"
+        )
+    if choice.face is not None and not 1 <= choice.face <= len(faces):
+        raise UserError(f"--face {choice.face}: {path} shows {len(faces)} ({places})")
+    face = faces[(choice.face or 1) - 1]
+    x0, y0, x1, y1 = face.box
+    seen = max(min(x1, width) - max(x0, 0), 0) * max(min(y1, height) - max(y0, 0), 0) / ((x1 - x0) * (y1 - y0))
+    if seen < SEEN:
+        raise UserError(f"{path}: the picture's edge cuts off {1 - seen:.0%} of the face; choose one with a whole face")
+    return face
 
 
-def _region(region: str, box: np.ndarray, square: Square, shape: tuple[int, int], size: int) -> np.ndarray:
+def _region(
+    region: str, box: np.ndarray, square: Square, shape: tuple[int, ...], part: tuple[slice, slice], size: int
+) -> np.ndarray:
     if region == "auto":
         return region_mask(box, size, ROOM)
     if region == "all":
@@ -60,12 +129,12 @@ def _region(region: str, box: np.ndarray, square: Square, shape: tuple[int, int]
     if len(numbers) == 4:
         return region_mask(_parse_box(region, numbers)[None], size)
     mask = read_picture(Path(region))
-    if mask.shape[:2] != shape:
+    if mask.shape != shape:
         raise UserError(
             f"{region}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the portrait {shape[1]} x {shape[0]}; "
             "draw it on the portrait"
         )
-    return (crop(mask, square, size)[None, ..., 0] > 127).astype(np.float32)
+    return (crop(mask[part], square, size)[None, ..., 0] > 127).astype(np.float32)
 
 
 def _parse_box(region: str, numbers: list[str]) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 from torch import Tensor
 
 from emo_core.diffusion import mix_noise
@@ -25,9 +26,20 @@ class Branch(NamedTuple):
     weight: float
 
 
+UNGUIDED = [Branch(sees=True, hears=True, weight=1.0)]
+"""What is run where there is no guidance."""
+SchedulerName = Literal["ddim", "dpm++", "unipc"]
+_SCHEDULERS: dict[SchedulerName, type[DDIMScheduler | DPMSolverMultistepScheduler | UniPCMultistepScheduler]] = {
+    "ddim": DDIMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+"""Not in the paper, but DDIM: solvers of higher order, that need fewer steps."""
+
+
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample: `steps` of DDIM, and two scales of guidance (Not in the paper).
+    """How to sample: so many steps of a scheduler, and two scales of guidance (Not in the paper).
 
     Of the predictions p(sees, hears) the guided one is p(0, 0) + R (p(1, 0) - p(0, 0)) + A (p(1, 1) - p(1, 0)).
     """
@@ -38,10 +50,26 @@ class Sampling:
     audio_scale: float = 2.0
     """A: how strongly the voice is followed."""
     seed: int = 0
+    scheduler: SchedulerName | None = None
+    """None: the pipeline's own, which is DDIM (EMO 4.1) where nobody has put another in its place."""
+    guided: tuple[float, float] = (0.0, 1.0)
+    """Not in the paper: from which to which share of the steps guidance is computed. Before and after, the Backbone
+    runs once per step instead of once per branch."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.reference_scale) and math.isfinite(self.audio_scale)):
             raise UserError(f"guidance {self.reference_scale}, {self.audio_scale}: give finite numbers, such as 2")
+        first, last = self.guided
+        if not 0 <= first <= last <= 1:
+            raise UserError(f"guided {first:g} to {last:g}: give shares of the steps, 0 to 1, the smaller one first")
+
+    def goes_with(self, other: "Sampling") -> bool:
+        """Whether two videos can be denoised together: the same steps, and guidance in the same ones."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("steps", "scheduler", "guided"))
+
+    def is_guided(self, step: int) -> bool:
+        """Whether guidance is on in a step, counted from 0."""
+        return self.guided[0] <= (step + 0.5) / self.steps <= self.guided[1]
 
     @property
     def branches(self) -> list[Branch]:
@@ -53,6 +81,17 @@ class Sampling:
             Branch(False, False, 1 - reference),
         ]
         return [branch for branch in every if branch.weight != 0]
+
+
+def scheduler_for(sampling: Sampling, own: Any) -> Any:
+    """A new scheduler with the noise schedule that the model was trained with. own: the pipeline's.
+
+    New, because a scheduler remembers the video that it is at.
+    """
+    kind = type(own) if sampling.scheduler is None else _SCHEDULERS[sampling.scheduler]
+    scheduler = kind.from_config(own.config)
+    scheduler.set_timesteps(sampling.steps)
+    return scheduler
 
 
 def clip_noise(config: ModelConfig, seed: int, clip: int) -> Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from emo_core.ahead import ahead
 from emo_core.model.codec import Codec, encode_pictures
-from emo_core.training.ahead import ahead
 from emo_data.dataset.index import ClipIndex
 from emo_data.objects import Folder
 

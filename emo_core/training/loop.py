@@ -12,9 +12,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from emo_core.ahead import ahead
 from emo_core.checkpoint import Checkpoint
 from emo_core.measure.clock import matmul_rate
-from emo_core.training.ahead import ahead
 from emo_core.training.batch import Batch, batches
 from emo_core.training.cost import count_step
 from emo_core.training.latents import LatentCache, codec_fingerprint, encode

@@ -1,6 +1,7 @@
 """Which frames a sample shows, and what surrounds each of them."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,7 +27,15 @@ def draw_window(rng: np.random.Generator, length: int, frames: int, before: int)
     return Window(start, (start + 1 + int(rng.integers(length - 1))) % length if length > 1 else 0)
 
 
-def surroundings(values: np.ndarray, start: int, frames: int, margin: int) -> np.ndarray:
+class ByFrame(Protocol):
+    """An array whose first axis is frames, or what can be indexed like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, numbers: np.ndarray, /) -> np.ndarray: ...
+
+
+def surroundings(values: ByFrame, start: int, frames: int, margin: int) -> np.ndarray:
     """values (N, ...) -> (frames, 2 * margin + 1, ...): each frame with its neighbours, edges clamped (EMO 3.2.2)."""
     centre = np.arange(start, start + frames)[:, None]
     around = centre + np.arange(-margin, margin + 1)[None]

@@ -75,25 +75,21 @@ class AudioEncoder:
 
     def encode(self, sound: np.ndarray, frames: int, fps: float) -> np.ndarray:
         """sound float32 (S,) in -1..1 at 16 kHz -> float16 (F, L, D). Frame f is what is heard at f / fps seconds."""
-        features = np.empty((frames, len(self.layers), self.width), dtype=np.float16)
-        for start, block in self.blocks(sound, frames, fps):
-            features[start : start + len(block)] = block
-        return features
+        return Heard(self, sound, frames, fps)[np.arange(frames)]
 
-    def blocks(self, sound: np.ndarray, frames: int, fps: float) -> Iterator[tuple[int, np.ndarray]]:
-        """As `encode`, block by block in constant memory: (first frame, float16 (up to 8 s of frames, L, D))."""
-        needed = max(round(frames / fps * SAMPLE_RATE), SAMPLE_RATE // 10)
-        sound = np.asarray(sound, dtype=np.float32)[:needed]
-        sound = np.pad(sound, (0, needed - len(sound)))
+    def block(self, sound: np.ndarray, frames: int, fps: float, piece: int) -> tuple[int, np.ndarray]:
+        """Frames of one piece of the sound: (the first one's number, float16 (up to 8 s of frames, L, D))."""
         times = np.arange(frames) / fps
-        for piece in range(int(np.ceil(frames / fps / HOP_SECONDS))):
-            inside = np.flatnonzero((times >= piece * HOP_SECONDS) & (times < (piece + 1) * HOP_SECONDS))
-            if not len(inside):
-                continue
-            begin = max(0, (piece * HOP_SECONDS - CONTEXT_SECONDS) * SAMPLE_RATE)
-            end = ((piece + 1) * HOP_SECONDS + CONTEXT_SECONDS) * SAMPLE_RATE
-            hidden = self._hear(sound[begin:end])
-            yield int(inside[0]), _at_times(hidden, times[inside] - begin / SAMPLE_RATE, self.model.config)
+        inside = np.flatnonzero(_piece_of(np.arange(frames), fps) == piece)
+        begin = max(0, (piece * HOP_SECONDS - CONTEXT_SECONDS) * SAMPLE_RATE)
+        # Of a sound that is shorter than its frames the rest is silence; two frames' worth is the least wav2vec2 takes.
+        end = min(
+            ((piece + 1) * HOP_SECONDS + CONTEXT_SECONDS) * SAMPLE_RATE,
+            max(round(frames / fps * SAMPLE_RATE), SAMPLE_RATE // 10),
+        )
+        window = np.asarray(sound[begin:end], dtype=np.float32)
+        hidden = self._hear(np.pad(window, (0, end - begin - len(window))))
+        return int(inside[0]), _at_times(hidden, times[inside] - begin / SAMPLE_RATE, self.model.config)
 
     @torch.inference_mode()
     def _hear(self, window: np.ndarray) -> np.ndarray:
@@ -103,6 +99,41 @@ class AudioEncoder:
         values = torch.from_numpy(window)[None].to(self.model.device, self.model.dtype)
         states = self.model(values, output_hidden_states=True).hidden_states
         return torch.stack([states[layer][0] for layer in self.layers], dim=1).float().cpu().numpy()
+
+
+class Heard:
+    """What `AudioEncoder.encode` gives, listened to when it is asked for: an hour of it would be gigabytes.
+
+    To be indexed like the array (F, L, D), by an array of frame numbers.
+    """
+
+    def __init__(self, encoder: AudioEncoder, sound: np.ndarray, frames: int, fps: float) -> None:
+        self._encoder, self._sound, self._frames, self._fps = encoder, sound, frames, fps
+        self._blocks: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self._frames
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """float16 (..., L, D) of frames (...)."""
+        found = np.empty((*numbers.shape, len(self._encoder.layers), self._encoder.width), np.float16)
+        pieces = _piece_of(numbers, self._fps)
+        for piece in np.unique(pieces):
+            first, block = self._block(int(piece))
+            found[pieces == piece] = block[numbers[pieces == piece] - first]
+        return found
+
+    def _block(self, piece: int) -> tuple[int, np.ndarray]:
+        if piece not in self._blocks:
+            for old in list(self._blocks)[:-1]:  # a clip reaches into two at most
+                del self._blocks[old]
+            self._blocks[piece] = self._encoder.block(self._sound, self._frames, self._fps, piece)
+        return self._blocks[piece]
+
+
+def _piece_of(frames: np.ndarray, fps: float) -> np.ndarray:
+    """Which piece of the sound each frame is heard in."""
+    return (frames / fps // HOP_SECONDS).astype(int)
 
 
 def _at_times(hidden: np.ndarray, times: np.ndarray, config: Wav2Vec2Config) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Commands that let the model speak, and measure it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -9,6 +9,8 @@ from emo_data.cores import cores
 from emo_data.errors import UserError
 from flows.commands.options import Device, Json, check_picture, choose_device, say
 
+SchedulerName = Literal["ddim", "dpm++", "unipc"]
+"""As in `emo_core.inference.sampling`, which is too heavy for `--help`; a test compares them."""
 bench = typer.Typer(help="Speed and memory, against the same work done bare in the same run.", no_args_is_help=True)
 
 
@@ -23,7 +25,17 @@ def generate(
     region: Annotated[
         str, typer.Option(help="Where the face may go: auto, all, x0,y0,x1,y1 in 0-1, or a mask's file.")
     ] = "auto",
+    face: Annotated[
+        int | None, typer.Option(min=1, help="Which face speaks, from left to right, where the picture shows several.")
+    ] = None,
+    crop: Annotated[
+        str | None, typer.Option(metavar="x0,y0,x1,y1", help="In 0-1: only this part of the picture is looked at.")
+    ] = None,
     steps: Annotated[int, typer.Option(min=1, max=1000, help="Denoising steps per clip.")] = 40,
+    scheduler: Annotated[
+        SchedulerName,
+        typer.Option(help="How: dpm++ and unipc need 15 and 8 for nearly what ddim needs 40 for."),
+    ] = "ddim",
     guidance: Annotated[
         float | None, typer.Option(min=0, help="How strongly portrait and voice are followed: 2; 1 is fastest.")
     ] = None,
@@ -33,13 +45,22 @@ def generate(
     audio_scale: Annotated[
         float | None, typer.Option(min=0, help="How strongly the voice is followed, in place of --guidance.")
     ] = None,
+    guided: Annotated[
+        str, typer.Option(metavar="FROM,TO", help="In which part of the steps guidance is computed, in 0-1.")
+    ] = "0,1",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    mark: Annotated[bool, typer.Option("--mark", help="Say in every frame that a machine made it.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what is done in MP4.unfinished, and go on with what is there.")
+    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="With torch.compile: for long videos on a GPU.")] = False,
     device: Device = "auto",
     preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Write a contact sheet too.")] = None,
     as_json: Json = False,
 ) -> None:
-    """A portrait and a sound become a video of the sound's length."""
+    """A portrait and a sound become a video of the sound's length, and a JSON file that says how it was made."""
     from emo_core.inference.generate import Request, generate
+    from emo_core.inference.preprocess import Choice
     from emo_core.inference.sampling import Sampling
     from flows.progress import progress
 
@@ -53,11 +74,35 @@ def generate(
         reference_scale=Sampling.reference_scale if reference_scale is None else reference_scale,
         audio_scale=Sampling.audio_scale if audio_scale is None else audio_scale,
         seed=seed,
+        scheduler=scheduler,
+        guided=_numbers("--guided", guided, 2),
     )
-    request = Request(portrait, audio, out, speed, region, sampling, preview)
+    request = Request(
+        portrait,
+        audio,
+        out,
+        speed,
+        region,
+        Choice(face, None if crop is None else _numbers("--crop", crop, 4)),
+        sampling,
+        mark=mark,
+        compiled=compiled,
+        preview=preview,
+        resume=resume,
+    )
     with progress("generate") as report:
         frames = generate(model, request, choose_device(device), report)
     say({"video": str(out), "frames": frames}, [f"{frames} frames in {out}"], as_json)
+
+
+def _numbers(option: str, text: str, count: int) -> tuple[Any, ...]:
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != count:
+        raise UserError(f"{option} {text}: give {count} numbers with commas between them")
+    return numbers
 
 
 @bench.command()

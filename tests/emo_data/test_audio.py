@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Wav2Vec2ForCTC
 
+from emo_data.dataset.window import surroundings
 from emo_data.errors import UserError
-from emo_data.features.audio import CONTEXT_SECONDS, HOP_SECONDS, AudioEncoder, tiny_model
+from emo_data.features.audio import CONTEXT_SECONDS, HOP_SECONDS, AudioEncoder, Heard, tiny_model
 from emo_data.features.quality import loudness_per_frame
 from emo_data.schema import SAMPLE_RATE
 from emo_data.synthetic import synthesise_voice
@@ -49,13 +50,19 @@ def test_a_frame_is_what_is_heard_at_its_time(encoder):
     assert abs(int(change.argmax()) - 50) <= 1
 
 
-def test_blocks_are_the_whole_and_each_is_short(encoder, voices):
-    sound = np.concatenate(voices)
-    frames = len(sound) * FPS // SAMPLE_RATE
-    blocks = list(encoder.blocks(sound, frames, FPS))
-    assert [start for start, _ in blocks] == list(range(0, frames, HOP_SECONDS * FPS))
-    assert max(len(block) for _, block in blocks) <= HOP_SECONDS * FPS
-    assert np.array_equal(np.concatenate([block for _, block in blocks]), encoder.encode(sound, frames, FPS))
+def test_what_is_heard_when_asked_for_is_the_whole(encoder, voices, monkeypatch):
+    """In any order; every piece of the sound is heard once where a clip goes on from the clip before."""
+    sound = np.tile(voices[0], 3)[: 20 * SAMPLE_RATE]
+    frames = 20 * FPS
+    whole, heard, listened = encoder.encode(sound, frames, FPS), Heard(encoder, sound, frames, FPS), []
+    block = AudioEncoder.block
+    monkeypatch.setattr(AudioEncoder, "block", lambda *given: listened.append(given[-1]) or block(*given))
+    assert len(heard) == frames
+    for start in range(0, frames, 12):
+        around = surroundings(heard, start, min(12, frames - start), 2)
+        assert np.array_equal(around, surroundings(whole, start, min(12, frames - start), 2))
+    assert listened == [0, 1, 2]
+    assert np.array_equal(heard[np.array([[450, 3], [250, 3]])], whole[np.array([[450, 3], [250, 3]])])
 
 
 def test_only_the_near_surroundings_matter(encoder, voices):

@@ -1,0 +1,115 @@
+"""What there is of a video that is being made: enough to go on with it after whatever ended the process.
+
+    settings.json            what the video is made from and how; another video does not go on here
+    segment-00000.mp4 …      the picture of so many clips each, encoded
+    clips.safetensors        latents of the clips that are in no segment yet, and of the last one
+
+Each segment is encoded on its own, so a video that was interrupted is, byte for byte, the one that was not.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from emo_data.errors import UserError
+from emo_data.video import encode_video
+from emo_data.whole import whole_file
+
+SEGMENT_SECONDS = 10
+"""At least one clip. Every segment begins with a key frame, which is a small jump: they are to be rare."""
+_SETTINGS, _CLIPS = "settings.json", "clips.safetensors"
+
+
+class Unfinished:
+    """A folder; see above. settings: JSON.
+
+    Raises UserError where the folder is another video's.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], clip_frames: int, fps: float) -> None:
+        self._folder, self._fps = folder, fps
+        self.clips_each = max(1, round(SEGMENT_SECONDS * fps / clip_frames))
+        folder.mkdir(exist_ok=True)
+        self._claim(settings)
+        self.segments = _contiguous(folder)
+        self._latents = self._kept()
+
+    @property
+    def done(self) -> int:
+        """Clips that need not be denoised again."""
+        return max(self._latents, default=-1) + 1
+
+    @property
+    def last(self) -> Tensor | None:
+        """Latents (f, C, H, W) of the last of them."""
+        return self._latents.get(self.done - 1)
+
+    def waiting(self) -> list[Tensor]:
+        """Latents of the clips that are done and in no segment yet."""
+        return [self._latents[clip] for clip in range(len(self.segments) * self.clips_each, self.done)]
+
+    def keep(self, clip: int, latents: Tensor) -> None:
+        """Clip number `clip` is done."""
+        encoded = len(self.segments) * self.clips_each
+        self._latents = {number: kept for number, kept in self._latents.items() if number >= encoded}
+        self._latents[clip] = latents.cpu().contiguous()
+        with whole_file(self._folder / _CLIPS) as path:
+            save_file({str(number): kept for number, kept in self._latents.items()}, path)
+
+    def encode(self, frames: Iterable[np.ndarray]) -> None:
+        """The next segment: uint8 (H, W, 3) each."""
+        segment = _segment(self._folder, len(self.segments))
+        with whole_file(segment) as path:
+            encode_video(path, frames, self._fps, crf=12, key_frame_seconds=2 * SEGMENT_SECONDS)
+        self.segments.append(segment)
+
+    def _claim(self, settings: dict[str, Any]) -> None:
+        told = self._folder / _SETTINGS
+        if not told.exists():
+            if any(self._folder.iterdir()):
+                raise UserError(f"--resume: {self._folder} holds something else; move it, or choose another --out")
+            with whole_file(told) as path:
+                path.write_text(json.dumps(settings, indent=1))
+            return
+        began = json.loads(told.read_text())
+        other = sorted(name for name in began.keys() | settings.keys() if began.get(name) != settings.get(name))
+        if other:
+            raise UserError(
+                f"--resume: {self._folder} was begun with another {', '.join(other)}; give the same again, or delete it"
+            )
+
+    def _kept(self) -> dict[int, Tensor]:
+        path = self._folder / _CLIPS
+        return {int(number): kept for number, kept in load_file(path).items()} if path.exists() else {}
+
+
+def _segment(folder: Path, number: int) -> Path:
+    return folder / f"segment-{number:05d}.mp4"
+
+
+def _contiguous(folder: Path) -> list[Path]:
+    found: list[Path] = []
+    while (path := _segment(folder, len(found))).exists():
+        found.append(path)
+    return found
+
+
+@contextmanager
+def beside(out: Path, *, keep: bool) -> Iterator[Path]:
+    """The folder for what there is of `out`; it is gone when the block ends well. keep: stays when it does not."""
+    folder = out.with_name(f"{out.name}.unfinished" if keep else f".{os.getpid()}.{out.name}.unfinished")
+    try:
+        yield folder
+    except BaseException:
+        if not keep:
+            shutil.rmtree(folder, ignore_errors=True)  # as far as it got
+        raise
+    shutil.rmtree(folder)
