@@ -3,6 +3,7 @@
 Legend: S samples. Times are seconds in the file's own time.
 """
 
+import wave
 from pathlib import Path
 
 import av
@@ -89,3 +90,12 @@ def read_sound(path: Path) -> np.ndarray:
     if not len(sound):
         raise UserError(f"{path}: it holds no sound (zero length)")
     return sound
+
+
+def write_sound(path: Path, sound: np.ndarray) -> None:
+    """A WAV file of 16 bits. sound: float32 (S,) in -1..1, 16 kHz mono; what is louder is cut."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((sound.clip(-1, 1) * 32767).round().astype("<i2").tobytes())

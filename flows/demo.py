@@ -94,7 +94,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
 
     What an earlier call finished with the same settings is reused. UserError where `out` holds anything else.
     """
-    from emo_core.inference.generate import Request, generate
+    from emo_core.inference.generate import Request, generate, load_pipeline
     from emo_core.inference.sampling import Sampling
     from emo_core.model.config import tiny as tiny_model
     from emo_core.training.plan import plan
@@ -146,7 +146,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
         shutil.copytree(out / "runs/stage3/model", model)
         portrait, voice = sample / "held_out/portrait.png", sample / "held_out/voice.wav"
         request = Request(portrait, voice, video, settings.speed, sampling=sampling, preview=video.with_suffix(".png"))
-        generate(model, request, device, report)
+        generate(load_pipeline(model, device), request, report)
 
     road.step(
         "sample",
@@ -166,7 +166,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     road.step(
         "generate",
         settings.model_dump(include={"sampling_steps", "reference_scale", "audio_scale", "speed"}),
-        ["model", "talking.mp4", "talking.png"],
+        ["model", "talking.mp4", "talking.json", "talking.png"],
         make_video,
     )
     road.step(

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import time
-import wave
 from pathlib import Path
 
 import av
@@ -16,6 +15,7 @@ import torch
 from PIL import Image
 
 from emo_core.checkpoint import load
+from emo_data.sound import write_sound
 from flows import cli
 from flows.demo import DemoSettings, demo
 from tests.emo_core.runs import smallest_config
@@ -81,7 +81,8 @@ def test_the_demo_leaves_a_video_of_the_voice(road):
     assert report["measures"]["rejected"] != ["too_small"]
     assert {path.name for path in out.iterdir()} == {
         *("sample", "data", "runs", "model"),
-        *("latents", "losses.png", "talking.mp4", "talking.png", "measures.json", "report.json", "steps.json"),
+        *("latents", "losses.png", "talking.mp4", "talking.json", "talking.png"),
+        *("measures.json", "report.json", "steps.json"),
     }
 
 
@@ -126,7 +127,7 @@ def test_the_same_road_by_hand(road, tmp_path, capfd):
     run, video = tmp_path / "run", tmp_path / "video.mp4"
     portrait, voice = tmp_path / "portrait.png", tmp_path / "voice.wav"
     shutil.copy(out / "sample/held_out/portrait.png", portrait)
-    write_voice(voice, np.random.default_rng(0).uniform(-0.3, 0.3, 15_000))
+    write_sound(voice, np.random.default_rng(0).uniform(-0.3, 0.3, 15_000))
     train = [
         "train",
         "--stage",
@@ -229,19 +230,17 @@ def test_damaged_data_is_found(road, tmp_path, capfd):
     assert len(problems) == 1 and damaged.name in problems[0]
 
 
-def write_voice(path, samples):
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16_000)
-        file.writeframes((np.asarray(samples) * 32767).astype("<i2").tobytes())
-
-
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         ("generate --model NOWHERE", "NOWHERE"),
         ("generate --model STAGE1", "stage 1"),
+        ("generate --face 2", "--face 2"),
+        ("generate --crop 0,0,1", "--crop 0,0,1"),
+        ("generate --crop 0,0,2,1", "--crop 0,0,2,1"),
+        ("generate --guided 0.8,0.2", "guided 0.8 to 0.2"),
+        ("generate --guided half", "--guided half"),
+        ("generate --scheduler fast", "--scheduler"),
         ("generate --portrait WALL.png", "WALL.png: no face"),
         ("generate --portrait text.txt", "text.txt"),
         ("generate --portrait NOWHERE.png", "NOWHERE.png"),
@@ -324,7 +323,7 @@ def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(road, words, named
     shutil.copytree(out / "data", tmp_path / "STRANGE")
     form = json.loads((tmp_path / "STRANGE" / "dataset.json").read_text())
     (tmp_path / "STRANGE" / "dataset.json").write_text(json.dumps(form | {"schema_version": 99}))
-    write_voice(tmp_path / "silent.wav", [])
+    write_sound(tmp_path / "silent.wav", np.array([], np.float32))
     places = {"MODEL": "model", "DATA": "data", "SAMPLE": "sample/clips", "STAGE1": "runs/stage1/model"}
     places["STAGE2"] = "runs/stage2/model"
     given = [str(out / places[word]) if word in places else word for word in words.split()]

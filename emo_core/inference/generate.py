@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from emo_core.ahead import ahead
 from emo_core.checkpoint import Card, at_hand, fingerprint
 from emo_core.inference.export import stamp, write_sheet, write_sidecar, write_talking
 from emo_core.inference.pipeline import Drive, EMOPipeline, Talk
-from emo_core.inference.preprocess import Choice, frame_portrait, parse_speed
+from emo_core.inference.preprocess import JITTERS, Choice, frame_portrait, parse_speed
 from emo_core.inference.sampling import Sampling
 from emo_core.inference.unfinished import Unfinished, beside
 from emo_core.measure.clock import device_name
@@ -29,6 +29,10 @@ from emo_data.sound import read_sound
 
 OnProgress = Callable[[int, int], None]
 """(denoising steps done, steps in all)."""
+
+
+Separate = Callable[[np.ndarray], np.ndarray]
+"""float32 (S,) at 16 kHz, voice and music -> the voice alone, as long."""
 
 
 @dataclass(frozen=True)
@@ -44,44 +48,70 @@ class Request:
     sampling: Sampling = field(default_factory=Sampling)
     mark: bool = False
     """Whether every frame shows that a machine made it."""
-    compiled: bool = False
-    """Whether torch.compile makes the Backbone faster first: minutes, on a GPU, for long videos."""
     preview: Path | None = None
     resume: bool = False
     """Keep what is done where the process ends, in OUT.unfinished, and go on with what is there."""
 
 
-def generate(model: str | Path, request: Request, device: torch.device, on_progress: OnProgress | None = None) -> int:
-    """Write `request.out`, and a JSON file beside it that says how it was made; return its number of frames,
-    round(seconds of sound * 25).
+class Loaded(NamedTuple):
+    """A model that is ready to speak."""
 
-    model: a folder, or one in a store. Raises UserError for whatever is wrong with the model, the portrait, the sound,
-    the region or the speed; then nothing is written.
-    """
-    began = time.monotonic()
-    if request.out.suffix.lower() != ".mp4":
-        raise UserError(f"--out {request.out}: must end in .mp4")
-    if not request.out.parent.is_dir():
-        raise UserError(f"--out {request.out}: the folder {request.out.parent} does not exist")
+    pipeline: EMOPipeline
+    fingerprint: str
+    compiled: bool
+
+
+def load_pipeline(model: str | Path, device: torch.device, *, compiled: bool = False) -> Loaded:
+    """model: a folder, or one in a store. compiled: torch.compile makes the Backbone faster first, which takes minutes
+    and is worth it for long videos on a GPU. Raises UserError where it is none, or one that does not listen."""
     with at_hand(model) as folder:
         pipeline = EMOPipeline.from_pretrained(folder).to(device)
         known = fingerprint(folder)
-    card, encoder = pipeline.checkpoint.card, pipeline.checkpoint.audio_encoder
-    if encoder is None:
-        raise UserError(f"{model}: a model of stage {card.stage} does not listen yet; train stage 2 and give its model")
+    if pipeline.checkpoint.audio_encoder is None:
+        stage = pipeline.checkpoint.card.stage
+        raise UserError(f"{model}: a model of stage {stage} does not listen yet; train stage 2 and give its model")
+    if compiled:
+        pipeline.backbone.compile(fullgraph=True, dynamic=False)
+    return Loaded(pipeline, known, compiled)
+
+
+def generate(
+    loaded: Loaded,
+    request: Request,
+    on_progress: OnProgress | None = None,
+    on_note: Callable[[str], None] | None = None,
+    separate: Separate | None = None,
+) -> int:
+    """Write `request.out`, and a JSON file beside it that says how it was made; return its number of frames,
+    round(seconds of sound * 25).
+
+    on_note: is told what a person should know before it is too late. separate: where there is music, too: the model
+    listens to the voice alone, the video keeps the whole sound. Raises UserError for whatever is wrong with the
+    portrait, the sound, the region or the speed, and ValueError for a separation of another length; then nothing is
+    written.
+    """
+    began = time.monotonic()
+    check_out(request.out)
+    pipeline, card = loaded.pipeline, loaded.pipeline.checkpoint.card
     if card.speed_buckets is None and request.speed != Request.speed:
-        raise UserError(
-            f"--speed {request.speed}: the model in {model} knows no speeds; train stage 3 and give its model"
-        )
+        raise UserError(f"--speed {request.speed}: this model knows no speeds; train stage 3 and give its model")
     sound = read_sound(request.audio)
     frames = round(len(sound) / SAMPLE_RATE * FPS)
     if frames < 1:
         raise UserError(f"{request.audio}: {len(sound) / SAMPLE_RATE:.3f} s of sound is less than one frame")
     portrait = frame_portrait(request.portrait, card.config.size, request.region, request.choice)
-    drive = Drive(Heard(encoder, sound, frames, FPS), parse_speed(request.speed, frames, FPS))
-    if request.compiled:
-        pipeline.backbone.compile(fullgraph=True, dynamic=False)
-    settings = _settings(request, known, card, frames)
+    speed = parse_speed(request.speed, frames, FPS)
+    if on_note is not None and speed.max() > JITTERS:
+        on_note(f"--speed {request.speed}: above {JITTERS} degrees per frame heads jitter")
+    encoder = pipeline.checkpoint.audio_encoder
+    assert encoder is not None  # load_pipeline has seen to it
+    voice = sound if separate is None else separate(sound)
+    if voice.shape != sound.shape or not np.isfinite(voice).all():
+        raise ValueError(
+            f"the separated voice is {voice.shape}; it must be finite numbers of the sound's {sound.shape}"
+        )
+    drive = Drive(Heard(encoder, voice, frames, FPS), speed)
+    settings = _settings(request, loaded, card, frames) | {"voice": hashlib.sha256(voice.tobytes()).hexdigest()}
     with beside(request.out, keep=request.resume) as place:
         unfinished = Unfinished(place, settings, card.config.frames, FPS)
         talk = pipeline.begin(portrait, drive, request.sampling, unfinished.done, unfinished.last)
@@ -93,8 +123,17 @@ def generate(model: str | Path, request: Request, device: torch.device, on_progr
         write_talking(request.out, unfinished.segments, sound, SAMPLE_RATE, told)
     if request.preview is not None:
         write_sheet(request.out, request.preview)
-    write_sidecar(request.out, settings | {"device": device_name(device)}, round(time.monotonic() - began, 1))
+    device = device_name(pipeline.backbone.device)
+    write_sidecar(request.out, settings | {"device": device}, round(time.monotonic() - began, 1))
     return frames
+
+
+def check_out(out: Path) -> None:
+    """UserError where no video can be written there."""
+    if out.suffix.lower() != ".mp4":
+        raise UserError(f"--out {out}: must end in .mp4")
+    if not out.parent.is_dir():
+        raise UserError(f"--out {out}: the folder {out.parent} does not exist")
 
 
 def _clips(
@@ -118,7 +157,7 @@ def _clips(
         yield pictures.cpu().numpy()
 
 
-def _settings(request: Request, model: str, card: Card, frames: int) -> dict[str, Any]:
+def _settings(request: Request, loaded: Loaded, card: Card, frames: int) -> dict[str, Any]:
     """All that decides the frames, as JSON: files by their content, for they may lie elsewhere tomorrow."""
     given = [request.speed] if request.speed.endswith(".csv") else []
     given += [request.region] if Path(request.region).is_file() else []
@@ -126,7 +165,7 @@ def _settings(request: Request, model: str, card: Card, frames: int) -> dict[str
         "tool": "Open EMO",
         "version": version("open-emo"),
         "libraries": {name: version(name) for name in ("torch", "diffusers", "transformers", "mediapipe")},
-        "model": model,
+        "model": loaded.fingerprint,
         "stage": card.stage,
         "portrait": _content(request.portrait),
         "audio": _content(request.audio),
@@ -136,7 +175,7 @@ def _settings(request: Request, model: str, card: Card, frames: int) -> dict[str
         **dataclasses.asdict(request.choice),
         **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(request.sampling).items()},
         "mark": request.mark,
-        "compiled": request.compiled,
+        "compiled": loaded.compiled,
         "frames": frames,
         "fps": FPS,
     }

@@ -19,6 +19,8 @@ ROOM = (0.4, 0.3)
 """Not in the paper: "auto" lets the face move by this share of its width and height, about as far as in speech."""
 SPEEDS = {"still": 0.1, "calm": 0.4, "lively": 1.0, "singing": 1.3}
 """Degrees per frame behind the words (EMO 4.5.1: speech 0.1 to 1.0, singing 1.0 to 1.3)."""
+JITTERS = 1.5
+"""Degrees per frame above which heads jitter (EMO 4.5.1)."""
 
 
 MAX_PIXELS = 120_000_000

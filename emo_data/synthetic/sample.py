@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import wave
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 from emo_data.errors import UserError
 from emo_data.schema import FPS, SAMPLE_RATE
+from emo_data.sound import write_sound
 from emo_data.synthetic.head import Head
 from emo_data.synthetic.look import LOOKS, Look
 from emo_data.synthetic.motion import head_motion
@@ -169,7 +169,7 @@ def _fill(
         if on_progress is not None:
             on_progress(done + 1, len(plan))
     (folder / "truth.json").write_text(json.dumps(truth))
-    _write_voice(folder / "held_out" / "voice.wav", synthesise_voice([seed, _VOICE, 0], 20))
+    write_sound(folder / "held_out" / "voice.wav", synthesise_voice([seed, _VOICE, 0], 20))
     portrait = heads[looks[0].name].render(np.zeros(3), opening=0.0).picture
     _write_picture(folder / "held_out" / "portrait.png", portrait)
 
@@ -179,14 +179,6 @@ def _speed(seed: Sequence[int]) -> float:
     calm, lively = SPEEDS
     draw = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))).random()
     return float(calm * (lively / calm) ** draw)
-
-
-def _write_voice(target: Path, sound: np.ndarray) -> None:
-    with wave.open(str(target), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
-        file.writeframes((sound.clip(-1, 1) * 32767).round().astype("<i2").tobytes())
 
 
 def _write_picture(target: Path, picture: np.ndarray) -> None:

@@ -1,5 +1,6 @@
 """Commands that let the model speak, and measure it."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ bench = typer.Typer(help="Speed and memory, against the same work done bare in t
 
 
 def generate(
-    model: Annotated[Path, typer.Option(metavar="MODEL", help="RUN/model of stage 2 or 3.")],
+    model: Annotated[str, typer.Option(metavar="MODEL", help="RUN/model of stage 2 or 3.")],
     portrait: Annotated[Path, typer.Option(metavar="IMG", help="A picture of one face.")],
     audio: Annotated[Path, typer.Option(metavar="SOUND", help="A voice, spoken or sung.")],
     out: Annotated[Path, typer.Option(metavar="MP4")],
@@ -59,7 +60,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """A portrait and a sound become a video of the sound's length, and a JSON file that says how it was made."""
-    from emo_core.inference.generate import Request, generate
+    from emo_core.inference.generate import Request, check_out, generate, load_pipeline
     from emo_core.inference.preprocess import Choice
     from emo_core.inference.sampling import Sampling
     from flows.progress import progress
@@ -86,12 +87,13 @@ def generate(
         Choice(face, None if crop is None else _numbers("--crop", crop, 4)),
         sampling,
         mark=mark,
-        compiled=compiled,
         preview=preview,
         resume=resume,
     )
+    check_out(out)
     with progress("generate") as report:
-        frames = generate(model, request, choose_device(device), report)
+        loaded = load_pipeline(model, choose_device(device), compiled=compiled)
+        frames = generate(loaded, request, report, lambda note: print(f"note: {note}", file=sys.stderr))
     say({"video": str(out), "frames": frames}, [f"{frames} frames in {out}"], as_json)
 
 
@@ -182,6 +184,56 @@ def train(
         for name, one in found.measured.items()
     ]
     say(found.model_dump(), lines, as_json)
+
+
+@bench.command(name="generate")
+def bench_generate(
+    model: Annotated[str, typer.Option(metavar="MODEL", help="RUN/model of stage 2 or 3.")],
+    portrait: Annotated[Path | None, typer.Option(metavar="IMG", help="Else one that is made in code.")] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(metavar="SOUND", help="To compare samplers; else ten seconds made in code."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, max=1000, help="Of the full sampler.")] = 40,
+    reference_scale: Annotated[float, typer.Option(min=0)] = 2.0,
+    audio_scale: Annotated[float, typer.Option(min=0)] = 2.0,
+    preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Frames of every sampler, row by row.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time and memory for 2, 10 and 60 s of sound, where the time goes, and what faster samplers gain and lose."""
+    import tempfile
+
+    from emo_core.bench.generation import Subject, bench_generation
+    from emo_core.inference.sampling import Sampling
+    from emo_data.synthetic import write_sample
+    from flows.progress import progress
+
+    check_picture("--preview", preview)
+    sampling = Sampling(steps, reference_scale, audio_scale)
+    with tempfile.TemporaryDirectory() as folder, progress("bench") as report:
+        if portrait is None:
+            write_sample(Path(folder), clips=1, seconds=1, seed=0)
+            portrait = Path(folder) / "held_out" / "portrait.png"
+        subject = Subject(model, portrait, audio)
+        found = bench_generation(subject, sampling, choose_device(device), preview, report)
+    lines = [f"{'':14s}{'ms/frame':>10s}{'peak MiB':>10s}{'Backbone':>10s}{'Reference':>10s}{'VAE':>8s}{'rest':>8s}"]
+    lines += [
+        f"{one.sound_seconds:3d} s of sound{1000 * one.seconds_per_frame:10.1f}{one.peak_mib:10.0f}"
+        f"{one.denoising_share:10.1%}{one.reference_share:10.1%}{one.vae_share:8.1%}{one.overhead_share:8.1%}"
+        for one in found.spoken
+    ]
+    lines += [f"{'':40s}{'seconds':>8s}{'faster':>8s}{'faces':>8s}{'mouth r':>8s}{'PSNR dB':>8s}"]
+    lines += [
+        f"{one.name:40s}{one.seconds:8.1f}{one.times_faster:7.2f}x{one.faces:8.1%}"
+        f"{_or_dash(one.mouth_follows_voice, '8.3f')}{_or_dash(one.psnr, '8.1f')}"
+        for one in found.ways
+    ]
+    say(found.model_dump(), lines, as_json)
+
+
+def _or_dash(number: float | None, how: str) -> str:
+    return f"{'-':>8s}" if number is None else format(number, how)
 
 
 @bench.command()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler
 
-from emo_core.checkpoint import Card, Checkpoint
+from emo_core.checkpoint import Card, Checkpoint, save
 from emo_core.diffusion import noise_schedule
 from emo_core.inference.pipeline import Drive, Portrait
 from emo_core.model.codec import LinearCodec
@@ -18,6 +18,8 @@ from emo_core.training.recipes import stage_recipe
 from emo_core.training.step import StageLoss
 from emo_data.dataset.sample import Origin
 from emo_data.features.audio import AudioEncoder
+from emo_data.sound import read_sound, write_sound
+from emo_data.synthetic import write_sample
 from tests.emo_core.runs import finished, make_dataset, smallest_config
 
 
@@ -132,3 +134,20 @@ def models(data: str, tmp_path: Path, smallest: None) -> dict[int, Path | None]:
     """The models of stages 1 and 2; what stage 1 starts from is None."""
     first = finished(1, data, tmp_path / "first", steps=2)
     return {0: None, 1: first, 2: finished(2, data, tmp_path / "second", first, steps=2)}
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory, encoder):
+    """model (of stage 3, with the built-in encoder), portrait.png and voice.wav (2 s: 50 frames, 17 clips of 3)."""
+    folder = tmp_path_factory.mktemp("model")
+    config = smallest_config(len(encoder.layers), encoder.width)
+    torch.manual_seed(0)
+    model = awake(build(config, 3, BUCKETS)).eval()
+    codec = LinearCodec.fit(torch.rand(4, 3, 32, 32) * 2 - 1, config.codec_downscale, config.latent_channels)
+    card = Card(stage=3, config=config, audio_fingerprint=encoder.fingerprint, speed_buckets=BUCKETS, lineage=["", ""])
+    save(Checkpoint(card, model, codec, noise_schedule("sample"), encoder), folder / "model")
+    write_sample(folder / "sample", clips=1, seconds=1, seed=0)
+    held_out = folder / "sample" / "held_out"
+    (held_out / "portrait.png").rename(folder / "portrait.png")
+    write_sound(folder / "voice.wav", read_sound(held_out / "voice.wav")[: 2 * 16_000])
+    return folder

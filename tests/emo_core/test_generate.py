@@ -6,6 +6,7 @@ import signal
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -13,58 +14,28 @@ import pytest
 import torch
 from PIL import Image
 
-from emo_core.checkpoint import Card, Checkpoint, save
-from emo_core.inference import unfinished
+from emo_core.inference import sampling, unfinished
 from emo_core.inference.export import MARK
-from emo_core.inference.generate import Request, generate
+from emo_core.inference.generate import Request, generate, load_pipeline
 from emo_core.inference.preprocess import Choice, frame_portrait, read_picture
 from emo_core.inference.sampling import Sampling
-from emo_core.model.codec import LinearCodec
-from emo_core.model.emo import build
 from emo_data.errors import UserError
-from emo_data.sound import read_sound
-from emo_data.synthetic import write_sample
+from emo_data.sound import read_sound, write_sound
 from emo_data.video import probe, read_pictures
-from tests.emo_core.conftest import BUCKETS, awake
-from tests.emo_core.runs import CPU, smallest_config
+from flows.commands import model
+from tests.emo_core.runs import CPU
 
 SAMPLING = Sampling(2, 1, 1)
 
 
-@pytest.fixture(scope="module")
-def given(tmp_path_factory, encoder):
-    """A folder with model, portrait.png and voice.wav (2 s: 50 frames, 17 clips of 3)."""
-    from emo_core.diffusion import noise_schedule
-
-    folder = tmp_path_factory.mktemp("given")
-    config = smallest_config(len(encoder.layers), encoder.width)
-    torch.manual_seed(0)
-    model = awake(build(config, 3, BUCKETS)).eval()
-    codec = LinearCodec.fit(torch.rand(4, 3, 32, 32) * 2 - 1, config.codec_downscale, config.latent_channels)
-    card = Card(stage=3, config=config, audio_fingerprint=encoder.fingerprint, speed_buckets=BUCKETS, lineage=["", ""])
-    save(Checkpoint(card, model, codec, noise_schedule("sample"), encoder), folder / "model")
-    write_sample(folder / "sample", clips=1, seconds=1, seed=0)
-    held_out = folder / "sample" / "held_out"
-    (held_out / "portrait.png").rename(folder / "portrait.png")
-    write_voice(folder / "voice.wav", read_sound(held_out / "voice.wav")[: 2 * 16_000])
-    return folder
+def request(model_folder, out, **changes):
+    return replace(
+        Request(model_folder / "portrait.png", model_folder / "voice.wav", out, sampling=SAMPLING), **changes
+    )
 
 
-def write_voice(path, sound):
-    with av.open(path, "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=16_000, layout="mono")
-        block = av.AudioFrame.from_ndarray((sound * 32767).astype(np.int16)[None], format="s16", layout="mono")
-        block.sample_rate = 16_000
-        container.mux(stream.encode(block))
-        container.mux(stream.encode())
-
-
-def request(given, out, **changes):
-    return replace(Request(given / "portrait.png", given / "voice.wav", out, sampling=SAMPLING), **changes)
-
-
-def made(given, out, on_progress=None, **changes):
-    generate(given / "model", request(given, out, **changes), CPU, on_progress)
+def made(model_folder, out, on_progress=None, **changes):
+    generate(load_pipeline(model_folder / "model", CPU), request(model_folder, out, **changes), on_progress)
     return out.read_bytes()
 
 
@@ -79,32 +50,32 @@ def short_segments(monkeypatch):
     monkeypatch.setattr(unfinished, "SEGMENT_SECONDS", 0.48)
 
 
-def make_and_die(given: Path, out: Path, last_step: int) -> None:
+def make_and_die(model_folder: Path, out: Path, last_step: int) -> None:
     def die(step: int, _total: int) -> None:
         if step == last_step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     unfinished.SEGMENT_SECONDS = 0.48
     torch.set_num_threads(1)
-    made(given, out, die, resume=True)
+    made(model_folder, out, die, resume=True)
 
 
 @pytest.mark.parametrize("last_step", [1, 8, 9, 33])
-def test_a_killed_generation_goes_on_to_the_same_video(given, tmp_path, short_segments, last_step):
+def test_a_killed_generation_goes_on_to_the_same_video(model_folder, tmp_path, short_segments, last_step):
     """In its first clip, at a segment's end, after it, in the last clip: byte for byte what was never killed."""
-    child = get_context("spawn").Process(target=make_and_die, args=(given, tmp_path / "killed.mp4", last_step))
+    child = get_context("spawn").Process(target=make_and_die, args=(model_folder, tmp_path / "killed.mp4", last_step))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL and not (tmp_path / "killed.mp4").exists()
     steps = []
-    found = made(given, tmp_path / "killed.mp4", lambda step, _total: steps.append(step), resume=True)
-    assert found == made(given, tmp_path / "whole.mp4")
+    found = made(model_folder, tmp_path / "killed.mp4", lambda step, _total: steps.append(step), resume=True)
+    assert found == made(model_folder, tmp_path / "whole.mp4")
     first = (last_step - 1) // SAMPLING.steps * SAMPLING.steps  # of the clip that it died in
     assert steps == list(range(first + 1, 35))
     assert {path.name for path in tmp_path.iterdir()} == {"killed.mp4", "killed.json", "whole.mp4", "whole.json"}
 
 
-def test_another_video_does_not_go_on_there(given, tmp_path, short_segments):
+def test_another_video_does_not_go_on_there(model_folder, tmp_path, short_segments):
     class Stop(Exception):
         pass
 
@@ -113,25 +84,25 @@ def test_another_video_does_not_go_on_there(given, tmp_path, short_segments):
             raise Stop
 
     with pytest.raises(Stop):
-        made(given, tmp_path / "v.mp4", stop, resume=True)
+        made(model_folder, tmp_path / "v.mp4", stop, resume=True)
     with pytest.raises(UserError, match=r"v\.mp4\.unfinished was begun with another seed, speed"):
-        made(given, tmp_path / "v.mp4", resume=True, sampling=replace(SAMPLING, seed=1), speed="still")
+        made(model_folder, tmp_path / "v.mp4", resume=True, sampling=replace(SAMPLING, seed=1), speed="still")
     assert (tmp_path / "v.mp4.unfinished" / "segment-00001.mp4").exists()
     with pytest.raises(Stop):
-        made(given, tmp_path / "w.mp4", stop)
+        made(model_folder, tmp_path / "w.mp4", stop)
     assert {path.name for path in tmp_path.iterdir()} == {"v.mp4.unfinished"}
 
 
-def test_a_folder_of_other_things_is_left_alone(given, tmp_path):
+def test_a_folder_of_other_things_is_left_alone(model_folder, tmp_path):
     (tmp_path / "v.mp4.unfinished").mkdir()
     (tmp_path / "v.mp4.unfinished" / "diary.txt").touch()
     with pytest.raises(UserError, match="holds something else"):
-        made(given, tmp_path / "v.mp4", resume=True)
+        made(model_folder, tmp_path / "v.mp4", resume=True)
     assert (tmp_path / "v.mp4.unfinished" / "diary.txt").exists()
 
 
-def test_the_video_says_what_it_is_and_how_it_was_made(given, tmp_path):
-    made(given, tmp_path / "v.mp4", preview=tmp_path / "v.png")
+def test_the_video_says_what_it_is_and_how_it_was_made(model_folder, tmp_path):
+    made(model_folder, tmp_path / "v.mp4", preview=tmp_path / "v.png")
     with av.open(tmp_path / "v.mp4") as container:
         told = container.metadata
     provenance, sidecar = json.loads(told["description"]), json.loads((tmp_path / "v.json").read_text())
@@ -141,40 +112,70 @@ def test_the_video_says_what_it_is_and_how_it_was_made(given, tmp_path):
     assert Image.open(tmp_path / "v.png").size == (8 * 32, 4 * 32)
 
 
-def test_frames_and_sound_are_the_sounds(given, tmp_path, short_segments):
+def test_frames_and_sound_are_the_sounds(model_folder, tmp_path, short_segments):
     """Exactly as many frames as the sound lasts, and the sound at its time, over several segments."""
-    made(given, tmp_path / "v.mp4")
-    info, voice = probe(tmp_path / "v.mp4"), read_sound(given / "voice.wav")
+    made(model_folder, tmp_path / "v.mp4")
+    info, voice = probe(tmp_path / "v.mp4"), read_sound(model_folder / "voice.wav")
     assert len(info.pts) == 50 and np.allclose(np.diff(info.times), 0.04)
     heard = read_sound(tmp_path / "v.mp4")[: len(voice)]
     assert np.corrcoef(heard, voice[: len(heard)])[0, 1] > 0.98
 
 
-def test_segments_do_not_show(given, tmp_path, monkeypatch):
+def test_segments_do_not_show(model_folder, tmp_path, monkeypatch):
     """One segment or five: the frames are the same but for the encoder."""
-    made(given, tmp_path / "one.mp4")
+    made(model_folder, tmp_path / "one.mp4")
     monkeypatch.setattr(unfinished, "SEGMENT_SECONDS", 0.48)
-    made(given, tmp_path / "five.mp4")
+    made(model_folder, tmp_path / "five.mp4")
     one, five = (pictures(tmp_path / name).astype(int) for name in ("one.mp4", "five.mp4"))
     assert one.shape == five.shape and np.abs(one - five).mean() < 2
 
 
-def test_a_mark_for_everybody_to_read(given, tmp_path):
-    made(given, tmp_path / "plain.mp4")
-    made(given, tmp_path / "marked.mp4", mark=True)
+def test_a_mark_for_everybody_to_read(model_folder, tmp_path):
+    made(model_folder, tmp_path / "plain.mp4")
+    made(model_folder, tmp_path / "marked.mp4", mark=True)
     change = np.abs(pictures(tmp_path / "plain.mp4").astype(int) - pictures(tmp_path / "marked.mp4"))
     assert (change[:, 20:, :].max(axis=(1, 2, 3)) > 60).all() and change[:, :16].mean() < 4
 
 
+def test_a_singer_is_heard_without_the_music(model_folder, tmp_path):
+    """The frames are those of the voice alone, the video's sound is the whole."""
+    loaded = load_pipeline(model_folder / "model", CPU)
+    voice = read_sound(model_folder / "voice.wav")
+    music = 0.3 * np.sin(np.arange(len(voice)) * 0.2).astype(np.float32)
+    write_sound(tmp_path / "song.wav", voice + music)
+    wanted = request(model_folder, tmp_path / "song.mp4", audio=tmp_path / "song.wav")
+    generate(loaded, wanted, separate=lambda song: song - music)
+    sung = pictures(tmp_path / "song.mp4").astype(int)
+    made(model_folder, tmp_path / "voice.mp4")
+    generate(loaded, wanted)
+    alone, with_music = (np.abs(sung - pictures(tmp_path / name)).mean() for name in ("voice.mp4", "song.mp4"))
+    assert alone < with_music / 3
+    assert np.abs(read_sound(tmp_path / "song.mp4")).mean() > 1.5 * np.abs(voice).mean()
+    with pytest.raises(ValueError, match="of the sound's"):
+        generate(loaded, wanted, separate=lambda song: song[1:])
+
+
+def test_the_command_offers_every_scheduler():
+    assert get_args(model.SchedulerName) == get_args(sampling.SchedulerName)
+
+
+def test_a_speed_at_which_heads_jitter_is_told(model_folder, tmp_path):
+    notes = []
+    loaded = load_pipeline(model_folder / "model", CPU)
+    for speed in ("1.4", "1.6"):
+        generate(loaded, request(model_folder, tmp_path / "v.mp4", speed=speed), None, notes.append)
+    assert len(notes) == 1 and "--speed 1.6" in notes[0]
+
+
 @pytest.fixture(scope="module")
-def two_faces(given):
-    one = read_picture(given / "portrait.png")
-    path = given / "two.png"
+def two_faces(model_folder):
+    one = read_picture(model_folder / "portrait.png")
+    path = model_folder / "two.png"
     Image.fromarray(np.concatenate([one, one[:, ::-1]], axis=1)).save(path)
     return path
 
 
-def test_of_several_faces_one_must_be_chosen(given, two_faces):
+def test_of_several_faces_one_must_be_chosen(model_folder, two_faces):
     with pytest.raises(UserError, match=r"shows 2 faces \(1 at 0\.\d\d,.*; 2 at 0\.[5-9]\d,.*--face N.*--crop"):
         frame_portrait(two_faces, 64, "auto", Choice())
     left, right = (frame_portrait(two_faces, 64, "auto", Choice(face)).picture for face in (1, 2))
@@ -187,8 +188,8 @@ def test_of_several_faces_one_must_be_chosen(given, two_faces):
         frame_portrait(two_faces, 64, "auto", Choice(crop=(0.5, 0, 0.5, 1)))
 
 
-def test_half_a_face_is_refused(given, tmp_path):
-    whole = read_picture(given / "portrait.png")
+def test_half_a_face_is_refused(model_folder, tmp_path):
+    whole = read_picture(model_folder / "portrait.png")
     Image.fromarray(whole[:, : whole.shape[1] // 2]).save(tmp_path / "half.png")
     with pytest.raises(UserError, match=r"no face found|cuts off"):
         frame_portrait(tmp_path / "half.png", 64, "auto", Choice())

@@ -1,0 +1,233 @@
+"""What generation costs: time and memory by length of sound, where the time goes, and what every shortcut gains and
+loses."""
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from emo_core.inference.export import contact_sheet, save_picture
+from emo_core.inference.generate import Request, generate, load_pipeline
+from emo_core.inference.pipeline import Drive, EMOPipeline
+from emo_core.inference.preprocess import Choice, frame_portrait, parse_speed
+from emo_core.inference.sampling import Sampling
+from emo_core.measure.clock import device_name, forget_peak, peak_bytes, seconds
+from emo_data.features.audio import Heard
+from emo_data.features.faces import FaceTracker
+from emo_data.features.pose import MOUTH, mouth_opening
+from emo_data.features.quality import mouth_sound_correlation
+from emo_data.schema import FPS, SAMPLE_RATE
+from emo_data.sound import read_sound, write_sound
+from emo_data.synthetic import synthesise_voice
+
+LENGTHS = (2, 10, 60)
+"""Seconds of sound."""
+SHOWN = 8
+"""Frames of each way in the picture."""
+
+
+class Spoken(BaseModel):
+    """One video, from files to a file, in a process of its own; loading excluded."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sound_seconds: int
+    frames: int
+    seconds_per_frame: float
+    peak_mib: float = Field(description="on a CPU of the whole process, else of the device")
+    denoising_share: float = Field(description="of the time, in the Backbone; so the next two")
+    reference_share: float
+    vae_share: float
+    overhead_share: float = Field(description="outside these three: sound, faces, scheduler, encoder where one waits")
+
+
+class Way(BaseModel):
+    """A way to sample, against the full one in the same run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    seconds: float
+    times_faster: float
+    faces: float = Field(description="share of frames with a face")
+    mouth_follows_voice: float | None = Field(description="correlation; null where it is not defined")
+    psnr: float | None = Field(description="dB, against the full one's frames; null for itself")
+
+
+class GenerationFigures(BaseModel):
+    """All figures of `emo bench generate`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    device: str
+    torch: str
+    steps: int
+    branches: int
+    overhead_share: float = Field(description="of the longest sound")
+    peak_mib_10s: float
+    peak_mib_60s: float
+    spoken: list[Spoken]
+    ways: list[Way]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Whom to measure."""
+
+    model: str
+    portrait: Path
+    audio: Path | None
+    """Of the ways; None is a voice made in code, as it is for the lengths."""
+
+
+def bench_generation(
+    subject: Subject,
+    sampling: Sampling,
+    device: torch.device,
+    picture: Path | None,
+    on_progress: Callable[[int, int], None],
+) -> GenerationFigures:
+    """picture: where SHOWN frames of every way go, one below the other."""
+    ways = ways_to(sampling)
+    total, spoken = len(LENGTHS) + len(ways), []
+    for length in LENGTHS:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+            spoken.append(alone.submit(speak, subject, length, sampling, str(device), torch.get_num_threads()).result())
+        on_progress(len(spoken), total)
+    found, rows = [], []
+    for way, frames in _ways(subject, ways, device):
+        found.append(way)
+        rows.append(frames[np.linspace(0, len(frames) - 1, SHOWN).astype(int)])
+        on_progress(len(spoken) + len(found), total)
+    if picture is not None:
+        save_picture(contact_sheet(np.concatenate(rows), columns=SHOWN), picture)
+    peaks = {one.sound_seconds: one.peak_mib for one in spoken}
+    return GenerationFigures(
+        device=device_name(device),
+        torch=torch.__version__,
+        steps=sampling.steps,
+        branches=len(sampling.branches),
+        overhead_share=spoken[-1].overhead_share,
+        peak_mib_10s=peaks[10],
+        peak_mib_60s=peaks[60],
+        spoken=spoken,
+        ways=found,
+    )
+
+
+def ways_to(full: Sampling) -> dict[str, Sampling]:
+    """The full sampler, and what is faster."""
+    return {
+        f"ddim {full.steps}": replace(full, scheduler="ddim"),
+        "dpm++ 15": replace(full, scheduler="dpm++", steps=15),
+        "unipc 8": replace(full, scheduler="unipc", steps=8),
+        "ddim 8": replace(full, scheduler="ddim", steps=8),
+        f"ddim {full.steps}, guided in the first half": replace(full, scheduler="ddim", guided=(0.0, 0.5)),
+        f"ddim {full.steps}, guided in the second half": replace(full, scheduler="ddim", guided=(0.5, 1.0)),
+        f"ddim {full.steps}, no guidance": replace(full, scheduler="ddim", reference_scale=1.0, audio_scale=1.0),
+    }
+
+
+def speak(subject: Subject, length: int, sampling: Sampling, device: str, threads: int) -> Spoken:
+    """Make a video of so many seconds and throw it away."""
+    torch.set_num_threads(threads)
+    on = torch.device(device)
+    loaded = load_pipeline(subject.model, on)
+    with tempfile.TemporaryDirectory() as folder:
+        voice = Path(folder) / "voice.wav"
+        write_sound(voice, synthesise_voice([0, 9], length))
+        request = Request(subject.portrait, voice, Path(folder) / "video.mp4", sampling=sampling)
+        forget_peak(on)
+        with _clocked(loaded.pipeline, on) as spent:
+            start = time.perf_counter()
+            frames = generate(loaded, request)
+            took = time.perf_counter() - start
+    return Spoken(
+        sound_seconds=length,
+        frames=frames,
+        seconds_per_frame=took / frames,
+        peak_mib=peak_bytes(on) / 2**20,
+        denoising_share=spent["backbone"] / took,
+        reference_share=spent["reference"] / took,
+        vae_share=spent["vae"] / took,
+        overhead_share=1 - sum(spent.values()) / took,
+    )
+
+
+@contextmanager
+def _clocked(pipeline: EMOPipeline, device: torch.device) -> Iterator[dict[str, float]]:
+    """Seconds that the large networks take while the block runs."""
+    spent = {"backbone": 0.0, "reference": 0.0, "vae": 0.0}
+    originals = []
+    for name, module, method in (
+        ("backbone", pipeline.backbone, "forward"),
+        ("reference", pipeline.reference_net, "forward"),
+        ("vae", pipeline.vae, "encode"),
+        ("vae", pipeline.vae, "decode"),
+    ):
+        original = getattr(module, method)
+
+        def clocked(*given: object, _name: str = name, _original: Callable = original, **named: object) -> object:
+            found: list[object] = []
+            spent[_name] += seconds(lambda: found.append(_original(*given, **named)), device)
+            return found[0]
+
+        originals.append((module, method))
+        setattr(module, method, clocked)
+    try:
+        yield spent
+    finally:
+        for module, method in originals:
+            delattr(module, method)  # what the class has is seen again
+
+
+def _ways(subject: Subject, ways: dict[str, Sampling], device: torch.device) -> Iterator[tuple[Way, np.ndarray]]:
+    pipeline = load_pipeline(subject.model, device).pipeline
+    sound = synthesise_voice([0, 9], 10) if subject.audio is None else read_sound(subject.audio)
+    sound = sound.astype(np.float32)
+    count = round(len(sound) / SAMPLE_RATE * FPS)
+    portrait = frame_portrait(subject.portrait, pipeline.checkpoint.card.config.size, "auto", Choice())
+    encoder = pipeline.checkpoint.audio_encoder
+    assert encoder is not None
+    drive = Drive(Heard(encoder, sound, count, FPS), parse_speed("calm", count, FPS))
+    full: tuple[float, np.ndarray] | None = None
+    for name, sampling in ways.items():
+        start = time.perf_counter()
+        frames = pipeline(portrait, drive, sampling)
+        took = time.perf_counter() - start
+        before, frames_before = full or (took, frames)
+        faces, follows = _seen(frames, sound)
+        error = float(np.mean((frames.astype(np.float32) - frames_before) ** 2))
+        yield (
+            Way(
+                name=name,
+                seconds=took,
+                times_faster=before / took,
+                faces=faces,
+                mouth_follows_voice=follows,
+                psnr=None if full is None or error == 0 else 10 * float(np.log10(255**2 / error)),
+            ),
+            frames,
+        )
+        full = full or (took, frames)
+
+
+def _seen(frames: np.ndarray, sound: np.ndarray) -> tuple[float, float | None]:
+    """In what share of the frames a face is found, and how its mouth goes with the sound."""
+    mouth = np.full((len(frames), len(MOUTH), 3), np.nan, np.float32)
+    with FaceTracker() as tracker:
+        for number, frame in enumerate(frames):
+            face = tracker.track(frame).face
+            if face is not None:
+                mouth[number] = face.landmarks[MOUTH]
+    found = float(np.isfinite(mouth[:, 0, 0]).mean())
+    follows = mouth_sound_correlation(mouth_opening(mouth), sound, FPS)
+    return found, follows if np.isfinite(follows) else None
