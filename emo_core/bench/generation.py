@@ -194,7 +194,7 @@ def _ways(subject: Subject, ways: dict[str, Sampling], device: torch.device) -> 
     sound = synthesise_voice([0, 9], 10) if subject.audio is None else read_sound(subject.audio)
     sound = sound.astype(np.float32)
     count = round(len(sound) / SAMPLE_RATE * FPS)
-    portrait = frame_portrait(subject.portrait, pipeline.checkpoint.card.config.size, "auto", Choice())
+    portrait = frame_portrait(subject.portrait, pipeline.checkpoint.card.config.size, "auto", Choice()).portrait
     encoder = pipeline.checkpoint.audio_encoder
     assert encoder is not None
     drive = Drive(Heard(encoder, sound, count, FPS), parse_speed("calm", count, FPS))

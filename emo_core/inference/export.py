@@ -14,7 +14,8 @@ from emo_data.whole import whole_file
 
 MARK = "Made by a machine from one picture and a voice (Open EMO). It shows nothing that happened."
 """Stands in the metadata of every generated video."""
-SHEET_FRAMES = 32
+SHEET_FRAMES, SHEET_SIDE = 32, 192
+"""How many frames a contact sheet shows, and the pixels of the longer side of each."""
 
 
 def write_talking(
@@ -43,7 +44,13 @@ def write_sheet(video: Path, path: Path) -> None:
     """A contact sheet of a finished video, evenly chosen."""
     info = probe(video)
     wanted = np.unique(np.linspace(0, len(info.pts) - 1, SHEET_FRAMES).astype(int))
-    shown = [picture for picture in read_pictures(info, wanted, "pyav") if picture is not None]
+    scale = min(1.0, SHEET_SIDE / max(info.width, info.height))
+    size = (round(info.width * scale), round(info.height * scale))
+    shown = [
+        np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+        for picture in read_pictures(info, wanted, "pyav")
+        if picture is not None
+    ]
     save_picture(contact_sheet(np.stack(shown), columns=8), path)
 
 

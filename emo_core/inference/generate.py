@@ -17,8 +17,9 @@ from torch import Tensor
 from emo_core.ahead import ahead
 from emo_core.checkpoint import Card, at_hand, fingerprint
 from emo_core.inference.export import stamp, write_sheet, write_sidecar, write_talking
+from emo_core.inference.paste import Paste
 from emo_core.inference.pipeline import Drive, EMOPipeline, Talk
-from emo_core.inference.preprocess import JITTERS, Choice, frame_portrait, parse_speed
+from emo_core.inference.preprocess import JITTERS, Choice, Framed, frame_portrait, parse_speed
 from emo_core.inference.sampling import Sampling
 from emo_core.inference.unfinished import Unfinished, beside
 from emo_core.measure.clock import device_name
@@ -46,6 +47,8 @@ class Request:
     region: str = "auto"
     choice: Choice = field(default_factory=Choice)
     sampling: Sampling = field(default_factory=Sampling)
+    paste: bool = False
+    """Whether the whole picture is shown, with the moving face in it, and not its square alone."""
     mark: bool = False
     """Whether every frame shows that a machine made it."""
     preview: Path | None = None
@@ -99,7 +102,7 @@ def generate(
     frames = round(len(sound) / SAMPLE_RATE * FPS)
     if frames < 1:
         raise UserError(f"{request.audio}: {len(sound) / SAMPLE_RATE:.3f} s of sound is less than one frame")
-    portrait = frame_portrait(request.portrait, card.config.size, request.region, request.choice)
+    framed = frame_portrait(request.portrait, card.config.size, request.region, request.choice)
     speed = parse_speed(request.speed, frames, FPS)
     if on_note is not None and speed.max() > JITTERS:
         on_note(f"--speed {request.speed}: above {JITTERS} degrees per frame heads jitter")
@@ -114,11 +117,11 @@ def generate(
     settings = _settings(request, loaded, card, frames) | {"voice": hashlib.sha256(voice.tobytes()).hexdigest()}
     with beside(request.out, keep=request.resume) as place:
         unfinished = Unfinished(place, settings, card.config.frames, FPS)
-        talk = pipeline.begin(portrait, drive, request.sampling, unfinished.done, unfinished.last)
+        talk = pipeline.begin(framed.portrait, drive, request.sampling, unfinished.done, unfinished.last)
         clips = ahead(_clips(pipeline, talk, unfinished, on_progress))
         while len(unfinished.segments) * unfinished.clips_each < talk.clips:
             segment = (frame for clip in islice(clips, unfinished.clips_each) for frame in clip)
-            unfinished.encode(map(stamp, segment) if request.mark else segment)
+            unfinished.encode(_finished(segment, request, framed))
         told = {name: settings[name] for name in ("tool", "version", "model", "seed")}
         write_talking(request.out, unfinished.segments, sound, SAMPLE_RATE, told)
     if request.preview is not None:
@@ -157,6 +160,13 @@ def _clips(
         yield pictures.cpu().numpy()
 
 
+def _finished(frames: Iterator[np.ndarray], request: Request, framed: Framed) -> Iterator[np.ndarray]:
+    """Frames as they are to be seen."""
+    if request.paste:
+        frames = map(Paste(framed.whole, framed.square), frames)
+    return map(stamp, frames) if request.mark else frames
+
+
 def _settings(request: Request, loaded: Loaded, card: Card, frames: int) -> dict[str, Any]:
     """All that decides the frames, as JSON: files by their content, for they may lie elsewhere tomorrow."""
     given = [request.speed] if request.speed.endswith(".csv") else []
@@ -174,6 +184,7 @@ def _settings(request: Request, loaded: Loaded, card: Card, frames: int) -> dict
         "files": {name: _content(Path(name)) for name in given},
         **dataclasses.asdict(request.choice),
         **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(request.sampling).items()},
+        "paste": request.paste,
         "mark": request.mark,
         "compiled": loaded.compiled,
         "frames": frames,

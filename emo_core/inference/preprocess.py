@@ -4,6 +4,7 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -70,7 +71,15 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((np.clip(values / max(full, values.max()), 0, 1) * 255).round().astype(np.uint8))
 
 
-def frame_portrait(path: Path, size: int, region: str, choice: Choice) -> Portrait:
+class Framed(NamedTuple):
+    """A portrait, and where it was cut out: whole picture uint8 (H, W, 3), and the square in its pixels."""
+
+    portrait: Portrait
+    whole: np.ndarray
+    square: Square
+
+
+def frame_portrait(path: Path, size: int, region: str, choice: Choice) -> Framed:
     """The square around the face that shall speak, and the region it may move in.
 
     region: "auto" (the face and some room), "all", "x0,y0,x1,y1" in 0-1 of the framed picture, or a mask's file, drawn
@@ -84,7 +93,9 @@ def frame_portrait(path: Path, size: int, region: str, choice: Choice) -> Portra
     square = frame_face(face.box, width, height)
     framed = torch.from_numpy(crop(picture, square, size)).movedim(-1, 0).float() / 127.5 - 1
     box = boxes_in_square(face.box[None], square)
-    return Portrait(framed, torch.from_numpy(_region(region, box, square, whole.shape, part, size)))
+    portrait = Portrait(framed, torch.from_numpy(_region(region, box, square, whole.shape, part, size)))
+    rows, columns = part
+    return Framed(portrait, whole, Square(square.x + columns.start, square.y + rows.start, square.side))
 
 
 def _part(picture: np.ndarray, box: tuple[float, float, float, float] | None) -> tuple[slice, slice]:

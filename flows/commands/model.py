@@ -50,6 +50,9 @@ def generate(
         str, typer.Option(metavar="FROM,TO", help="In which part of the steps guidance is computed, in 0-1.")
     ] = "0,1",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    paste: Annotated[
+        bool, typer.Option("--paste-back", help="Show the whole picture, with the moving face in it.")
+    ] = False,
     mark: Annotated[bool, typer.Option("--mark", help="Say in every frame that a machine made it.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Keep what is done in MP4.unfinished, and go on with what is there.")
@@ -86,6 +89,7 @@ def generate(
         region,
         Choice(face, None if crop is None else _numbers("--crop", crop, 4)),
         sampling,
+        paste=paste,
         mark=mark,
         preview=preview,
         resume=resume,

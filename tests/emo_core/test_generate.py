@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -178,14 +179,36 @@ def two_faces(model_folder):
 def test_of_several_faces_one_must_be_chosen(model_folder, two_faces):
     with pytest.raises(UserError, match=r"shows 2 faces \(1 at 0\.\d\d,.*; 2 at 0\.[5-9]\d,.*--face N.*--crop"):
         frame_portrait(two_faces, 64, "auto", Choice())
-    left, right = (frame_portrait(two_faces, 64, "auto", Choice(face)).picture for face in (1, 2))
+    left, right = (frame_portrait(two_faces, 64, "auto", Choice(face)).portrait.picture for face in (1, 2))
     assert (left - right.flip(-1)).abs().mean() < 0.05 < (left - right).abs().mean()
-    cut = frame_portrait(two_faces, 64, "auto", Choice(crop=(0.5, 0, 1, 1))).picture
+    cut = frame_portrait(two_faces, 64, "auto", Choice(crop=(0.5, 0, 1, 1))).portrait.picture
     assert (cut - right).abs().mean() < 0.05
     with pytest.raises(UserError, match=r"--face 3.*shows 2"):
         frame_portrait(two_faces, 64, "auto", Choice(3))
     with pytest.raises(UserError, match="--crop"):
         frame_portrait(two_faces, 64, "auto", Choice(crop=(0.5, 0, 0.5, 1)))
+
+
+def test_the_face_moves_in_the_whole_picture(model_folder, two_faces, tmp_path):
+    """At the square's middle the frame, outside it the picture; and the other face keeps still."""
+    whole = read_picture(two_faces)
+    height, width = whole.shape[:2]
+    wanted = {"portrait": two_faces, "choice": Choice(2)}
+    made(model_folder, tmp_path / "square.mp4", **wanted)
+    made(model_folder, tmp_path / "whole.mp4", paste=True, **wanted)
+    square, pasted = pictures(tmp_path / "square.mp4"), pictures(tmp_path / "whole.mp4").astype(int)
+    assert pasted.shape == (50, height // 2 * 2, width // 2 * 2, 3)
+    still = np.abs(pasted - whole[: height // 2 * 2, : width // 2 * 2])
+    assert still[:, :, : width // 2 - 8].mean() < 4 < still[:, :, width // 2 :].mean()
+    place = frame_portrait(two_faces, 32, "auto", Choice(2)).square
+    face = pasted[:, place.y : place.y + place.side, place.x : place.x + place.side].astype(np.uint8)
+    small = np.stack([cv2.resize(one, (32, 32), interpolation=cv2.INTER_AREA) for one in face])
+    inner = slice(8, 24)
+    original = cv2.resize(
+        whole[place.y :, place.x :][: place.side, : place.side], (32, 32), interpolation=cv2.INTER_AREA
+    )
+    near, far = (np.abs(small.astype(int) - one)[:, inner, inner].mean() for one in (square, original))
+    assert near < 10 < far / 2
 
 
 def test_half_a_face_is_refused(model_folder, tmp_path):
@@ -238,7 +261,7 @@ def test_portraits_of_all_kinds(real_data, name, refused):
         with pytest.raises(UserError, match=refused):
             frame_portrait(real_data / name, 64, "auto", Choice())
     else:
-        framed = frame_portrait(real_data / name, 64, "auto", Choice())
+        framed = frame_portrait(real_data / name, 64, "auto", Choice()).portrait
         assert framed.picture.std() > 0.1 and 0.05 < framed.mask.mean() < 0.9
 
 
