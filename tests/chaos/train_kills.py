@@ -10,7 +10,7 @@ from tests.emo_core.kills import WHEN, run_once
 from tests.emo_core.runs import losses, names, same_weights
 from tests.s3 import Faults, fault_proxy, s3_environment, s3_server
 
-NUMBERS = {"steps": 60, "checkpoint_every": 2, "ema_decay": 0.9, "learning_rate": 1e-3, "batch": 4, "micro_batch": 2}
+NUMBERS = {"steps": 90, "checkpoint_every": 2, "ema_decay": 0.9, "learning_rate": 1e-3, "batch": 4, "micro_batch": 2}
 KILLS = {"disk": 50, "store": 15}
 
 

@@ -110,6 +110,12 @@ def drive(config, frames: int, seed: int = 0) -> Drive:
     return Drive(rng.standard_normal(shape, dtype=np.float32), np.full(frames, 0.5, np.float32))
 
 
+def psnr(one, other):
+    """Decibels between two videos."""
+    error = np.square(one.astype(float) - other).mean()
+    return np.inf if error == 0 else 10 * np.log10(255**2 / error)
+
+
 @pytest.fixture(scope="session")
 def encoder() -> AudioEncoder:
     """The built-in random one."""

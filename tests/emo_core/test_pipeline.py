@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from safetensors.torch import load_file, save_file
 
 from emo_core.checkpoint import load, read_card, save
@@ -73,6 +74,61 @@ def test_only_the_branches_that_are_asked_for(checkpoint, config, monkeypatch, s
     monkeypatch.setattr(checkpoint.model.backbone, "forward", counted)
     pipeline(portrait(config), drive(config, 3), Sampling(2, *scales))
     assert batches == [branches, branches]
+
+
+@pytest.mark.parametrize(
+    ("guided", "batches"), [((0, 1), [2, 2, 2, 2]), ((0, 0.5), [2, 2, 1, 1]), ((0.25, 0.75), [1, 2, 2, 1])]
+)
+def test_guidance_in_a_part_of_the_steps(checkpoint, config, monkeypatch, guided, batches):
+    """In the others the Backbone runs once, and what it then says is taken as it is."""
+    pipeline, seen = EMOPipeline.of(checkpoint), []
+    original = checkpoint.model.backbone.forward
+    monkeypatch.setattr(
+        checkpoint.model.backbone,
+        "forward",
+        lambda latents, *rest: seen.append(len(latents)) or original(latents, *rest),
+    )
+    request = portrait(config), drive(config, 3)
+    video = pipeline(*request, Sampling(4, 1, 3, guided=guided))
+    assert seen == batches
+    assert np.array_equal(video, pipeline(*request, Sampling(4, 1, 3))) == (guided == (0, 1))
+    never = Sampling(4, 1, 3, guided=(0.4, 0.4))
+    assert np.array_equal(pipeline(*request, never), pipeline(*request, Sampling(4, 1, 1)))
+
+
+@pytest.mark.parametrize("name", ["dpm++", "unipc"])
+def test_a_solver_of_higher_order_needs_fewer_steps(checkpoint, config, monkeypatch, name):
+    """Nearer than DDIM in as many steps to what DDIM comes to in very many, where the best prediction is known:
+    clean latents are normal numbers, as large as the noise."""
+    pipeline = EMOPipeline.of(checkpoint)
+    alphas = pipeline.scheduler.alphas_cumprod
+
+    def best(latents, timestep, _):
+        alpha = alphas[timestep[0]]
+        return latents * alpha.sqrt()
+
+    monkeypatch.setattr(checkpoint.model.backbone, "forward", best)
+    given = portrait(config), drive(config, 3)
+
+    def ends(steps, scheduler):
+        last = {}
+        pipeline(*given, Sampling(steps, 1, 1, scheduler=scheduler), lambda _, __, ___, told: last.update(told) or told)
+        return last["latents"]
+
+    goal = ends(500, "ddim")
+    solver, ddim = ((ends(12, each) - goal).abs().mean() for each in (name, "ddim"))
+    assert solver < ddim / 2
+
+
+def test_a_scheduler_put_in_the_pipelines_place_is_used(checkpoint, config):
+    """As in diffusers; a request that names one has its way."""
+    pipeline = EMOPipeline.of(checkpoint)
+    request = portrait(config), drive(config, 3)
+    named = pipeline(*request, Sampling(5, scheduler="dpm++"))
+    ddim = pipeline(*request, Sampling(5))
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    assert np.array_equal(pipeline(*request, Sampling(5)), named)
+    assert np.array_equal(pipeline(*request, Sampling(5, scheduler="ddim")), ddim)
 
 
 def test_guidance_weighs_what_is_shown_and_what_is_heard():

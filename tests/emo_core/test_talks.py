@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from emo_core.inference.pipeline import EMOPipeline
 from emo_core.inference.sampling import Sampling
 from emo_core.model.emo import build
-from tests.emo_core.conftest import drive, portrait
+from tests.emo_core.conftest import drive, portrait, psnr
 
 
 def finish(pipeline, talks):
@@ -20,12 +20,6 @@ def finish(pipeline, talks):
         for number, pictures in zip(going, pipeline.advance([talks[number] for number in going]), strict=True):
             clips[number].append(pictures.numpy())
     return [np.concatenate(each) for each in clips]
-
-
-def psnr(one, other):
-    """Decibels between two videos."""
-    error = np.square(one.astype(float) - other).mean()
-    return np.inf if error == 0 else 10 * np.log10(255**2 / error)
 
 
 REQUESTS = [(9, Sampling(3, 2, 2, seed=0)), (4, Sampling(3, 1, 1, seed=1)), (7, Sampling(3, 2, 3, seed=2))]
@@ -79,9 +73,10 @@ def test_what_is_not_a_number_stays_in_its_own_video(checkpoint, config):
     assert psnr(found, alone) >= 50
 
 
-def test_requests_of_different_steps_are_not_denoised_together(checkpoint, config):
+@pytest.mark.parametrize("other", [Sampling(3), Sampling(2, scheduler="dpm++"), Sampling(2, guided=(0, 0.5))])
+def test_requests_of_different_steps_are_not_denoised_together(checkpoint, config, other):
     pipeline = EMOPipeline.of(checkpoint)
-    talks = [pipeline.begin(portrait(config), drive(config, 3), Sampling(steps)) for steps in (2, 3)]
+    talks = [pipeline.begin(portrait(config), drive(config, 3), each) for each in (Sampling(2), other)]
     with pytest.raises(ValueError, match="same steps"):
         pipeline.advance(talks)
     assert [talk.done for talk in talks] == [0, 0]
