@@ -123,7 +123,9 @@ def generate(
             segment = (frame for clip in islice(clips, unfinished.clips_each) for frame in clip)
             unfinished.encode(_finished(segment, request, framed))
         told = {name: settings[name] for name in ("tool", "version", "model", "seed")}
-        write_talking(request.out, unfinished.segments, sound, SAMPLE_RATE, told)
+        # Put together in there: of whatever ends the process now, nothing is left beside the video.
+        write_talking(place / request.out.name, unfinished.segments, sound, SAMPLE_RATE, told)
+        (place / request.out.name).replace(request.out)
     if request.preview is not None:
         write_sheet(request.out, request.preview)
     device = device_name(pipeline.backbone.device)
