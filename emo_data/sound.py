@@ -3,8 +3,12 @@
 Legend: S samples. Times are seconds in the file's own time.
 """
 
+import os
+import tempfile
 import wave
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -13,31 +17,52 @@ from emo_data.container import Unreadable, chosen, frames_of, packets, reading
 from emo_data.errors import UserError
 from emo_data.schema import SAMPLE_RATE
 
+Sound = TypeVar("Sound", np.ndarray, "SpooledSound")
 _SOUND_GAP = 0.02
 """Seconds by which a block of sound may miss its time stamp before it is moved to where the stamp says."""
 
 
 class _Run:
-    """Sound without a gap, resampled to 16 kHz mono as it comes."""
+    """Sound without a gap, resampled to 16 kHz mono as it comes: (where it goes, float32 samples)."""
 
-    def __init__(self, time: float) -> None:
-        self.time = time
+    def __init__(self, at: int, time: float) -> None:
+        self._at = at
         self.heard = time  # the time up to which sound came in
         self._resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
-        self._blocks: list[np.ndarray] = []
 
-    def add(self, frame: av.AudioFrame | None) -> None:
+    def add(self, frame: av.AudioFrame | None) -> Iterator[tuple[int, np.ndarray]]:
         """None flushes. A plain mean over channels: never louder than the loudest of them."""
-        self._blocks.extend(
-            block.to_ndarray().mean(axis=0, dtype=np.float32) for block in self._resampler.resample(frame)
-        )
+        for block in self._resampler.resample(frame):
+            samples = block.to_ndarray().mean(axis=0, dtype=np.float32)
+            if not np.isfinite(samples).all():
+                raise Unreadable("some of its samples are not numbers (NaN or infinite)")
+            yield self._at, samples
+            self._at += len(samples)
         if frame is not None:
             self.heard += frame.samples / frame.sample_rate
 
-    def samples(self) -> np.ndarray:
-        """float32 (S,)."""
-        self.add(None)
-        return np.concatenate([np.zeros(0, dtype=np.float32), *self._blocks])
+
+def _blocks(path: Path, start: float | None, seconds: float | None) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of samples, each where its time says: number of its first sample, which may be negative, and float32."""
+    with reading(path) as container:
+        stream = chosen(container.streams.audio)
+        if stream is None:
+            raise Unreadable("there is no sound in it")
+        if start is not None and stream.time_base is not None and start > 1:
+            container.seek(int((start - 1) / stream.time_base), stream=stream)  # earlier: a decoder needs a run-up
+        begin, run = start, None
+        for frame in (frame for packet in packets(container, stream) for frame in frames_of(packet)):
+            time = frame.time if frame.time is not None else (run.heard if run else 0.0)
+            if start is not None and seconds is not None and time > start + seconds:
+                break
+            if run is None or abs(time - run.heard) > _SOUND_GAP:
+                if run is not None:
+                    yield from run.add(None)
+                begin = time if begin is None else begin
+                run = _Run(round((time - begin) * SAMPLE_RATE), time)
+            yield from run.add(frame)
+        if run is not None:
+            yield from run.add(None)
 
 
 def sound_between(path: Path, start: float | None = None, seconds: float | None = None) -> np.ndarray:
@@ -46,45 +71,54 @@ def sound_between(path: Path, start: float | None = None, seconds: float | None 
     Where the file has no sound at those times there are zeros, so S = round(seconds * 16000) always; None reads to the
     end. Raises Unreadable, also where there is no sound stream or samples are not numbers.
     """
-    runs: list[_Run] = []
-    with reading(path) as container:
-        stream = chosen(container.streams.audio)
-        if stream is None:
-            raise Unreadable("there is no sound in it")
-        if start is not None and stream.time_base is not None and start > 1:
-            container.seek(int((start - 1) / stream.time_base), stream=stream)  # earlier: a decoder needs a run-up
-        for frame in (frame for packet in packets(container, stream) for frame in frames_of(packet)):
-            time = frame.time if frame.time is not None else (runs[-1].heard if runs else 0.0)
-            if start is not None and seconds is not None and time > start + seconds:
-                break
-            if not runs or abs(time - runs[-1].heard) > _SOUND_GAP:
-                runs.append(_Run(time))
-            runs[-1].add(frame)
-    begin = start if start is not None else (runs[0].time if runs else 0.0)
-    sound = _laid_out([(round((run.time - begin) * SAMPLE_RATE), run.samples()) for run in runs], seconds)
-    if not np.isfinite(sound).all():
-        raise Unreadable("some of its samples are not numbers (NaN or infinite)")
-    return sound
-
-
-def _laid_out(runs: list[tuple[int, np.ndarray]], seconds: float | None) -> np.ndarray:
-    """Each run of samples where its time says, and silence between."""
-    end = max((at + len(samples) for at, samples in runs), default=0)
+    blocks = list(_blocks(path, start, seconds))
+    end = max((at + len(samples) for at, samples in blocks), default=0)
     sound = np.zeros(round(seconds * SAMPLE_RATE) if seconds is not None else max(end, 0), dtype=np.float32)
-    for at, samples in runs:
+    for at, samples in blocks:
         part = samples[max(-at, 0) :][: max(len(sound) - max(at, 0), 0)]
         sound[max(at, 0) : max(at, 0) + len(part)] = part
     return sound
 
 
+class SpooledSound:
+    """The whole of a sound file, 16 kHz mono float32 (S,), in a file without a name on the disk: an hour is 230 MB.
+
+    To be sliced like an array; what is asked for is read. Raises Unreadable as `sound_between` does.
+    """
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        """folder: on the disk that shall hold it."""
+        self._file, self._length = tempfile.TemporaryFile(dir=folder), 0  # noqa: SIM115 (it lasts as long as the object)
+        for at, samples in _blocks(path, None, None):
+            part = samples[max(-at, 0) :]
+            os.pwrite(self._file.fileno(), part.tobytes(), 4 * max(at, 0))
+            self._length = max(self._length, max(at, 0) + len(part)) if len(part) else self._length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        start, stop, _ = part.indices(self._length)
+        return np.frombuffer(os.pread(self._file.fileno(), 4 * max(stop - start, 0), 4 * start), np.float32)
+
+
 def read_sound(path: Path) -> np.ndarray:
     """The whole of a sound file of any kind (or of a video's sound), 16 kHz mono, float32 (S,), S > 0. UserError."""
+    return _for_a_person(path, sound_between)
+
+
+def spool_sound(path: Path, folder: Path) -> SpooledSound:
+    """As `read_sound`, in constant memory. folder: see SpooledSound."""
+    return _for_a_person(path, lambda given: SpooledSound(given, folder))
+
+
+def _for_a_person(path: Path, read: Callable[[Path], Sound]) -> Sound:
     if not path.is_file():
         raise UserError(f"{path}: there is no such sound file")
     if not path.stat().st_size:
         raise UserError(f"{path}: the file is empty")
     try:
-        sound = sound_between(path)
+        sound = read(path)
     except Unreadable as error:
         raise UserError(f"{path}: cannot be used as sound: {error}; give a WAV, MP3, M4A or FLAC with sound") from error
     if not len(sound):

@@ -18,6 +18,7 @@ import av
 import numpy as np
 
 from emo_data.container import chosen, frames_of, packets, reading, undamaged_frames
+from emo_data.indexed import ByTime
 from emo_data.schema import SAMPLE_RATE
 
 Decoder = Literal["decord", "pyav"]
@@ -237,7 +238,7 @@ def encode_video(
 
 
 def join_videos(
-    target: Path, parts: Sequence[Path], sound: np.ndarray, sample_rate: int, metadata: Mapping[str, str]
+    target: Path, parts: Sequence[Path], sound: ByTime, sample_rate: int, metadata: Mapping[str, str]
 ) -> None:
     """Write an mp4 of the pictures of several, one after the other, as they are encoded, and a sound (AAC) over all.
 
@@ -266,7 +267,7 @@ def join_videos(
         container.mux(audio.encode())
 
 
-def _wave(sound: np.ndarray, begin: int, end: int, sample_rate: int) -> av.AudioFrame:
+def _wave(sound: ByTime, begin: int, end: int, sample_rate: int) -> av.AudioFrame:
     pcm = np.ascontiguousarray(sound[begin:end], dtype=np.float32)[None]
     wave = av.AudioFrame.from_ndarray(pcm, format="fltp", layout="mono")
     wave.sample_rate = sample_rate

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from emo_data.indexed import ByTime
 from emo_data.video import join_videos, probe, read_pictures
 from emo_data.whole import whole_file
 
@@ -19,7 +20,7 @@ SHEET_FRAMES, SHEET_SIDE = 32, 192
 
 
 def write_talking(
-    path: Path, segments: Sequence[Path], sound: np.ndarray, sample_rate: int, provenance: Mapping[str, Any]
+    path: Path, segments: Sequence[Path], sound: ByTime, sample_rate: int, provenance: Mapping[str, Any]
 ) -> None:
     """Write a generated video, all or nothing, in constant memory.
 

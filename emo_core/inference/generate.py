@@ -25,8 +25,9 @@ from emo_core.inference.unfinished import Unfinished, beside
 from emo_core.measure.clock import device_name
 from emo_data.errors import UserError
 from emo_data.features.audio import Heard
+from emo_data.indexed import ByTime
 from emo_data.schema import FPS, SAMPLE_RATE
-from emo_data.sound import read_sound
+from emo_data.sound import spool_sound
 
 OnProgress = Callable[[int, int], None]
 """(denoising steps done, steps in all)."""
@@ -98,7 +99,7 @@ def generate(
     pipeline, card = loaded.pipeline, loaded.pipeline.checkpoint.card
     if card.speed_buckets is None and request.speed != Request.speed:
         raise UserError(f"--speed {request.speed}: this model knows no speeds; train stage 3 and give its model")
-    sound = read_sound(request.audio)
+    sound = spool_sound(request.audio, request.out.parent)
     frames = round(len(sound) / SAMPLE_RATE * FPS)
     if frames < 1:
         raise UserError(f"{request.audio}: {len(sound) / SAMPLE_RATE:.3f} s of sound is less than one frame")
@@ -108,13 +109,12 @@ def generate(
         on_note(f"--speed {request.speed}: above {JITTERS} degrees per frame heads jitter")
     encoder = pipeline.checkpoint.audio_encoder
     assert encoder is not None  # load_pipeline has seen to it
-    voice = sound if separate is None else separate(sound)
-    if voice.shape != sound.shape or not np.isfinite(voice).all():
-        raise ValueError(
-            f"the separated voice is {voice.shape}; it must be finite numbers of the sound's {sound.shape}"
-        )
+    voice: ByTime = sound if separate is None else _separated(separate, sound[:])
     drive = Drive(Heard(encoder, voice, frames, FPS), speed)
-    settings = _settings(request, loaded, card, frames) | {"voice": hashlib.sha256(voice.tobytes()).hexdigest()}
+    settings = _settings(request, loaded, card, frames)
+    settings["voice"] = (
+        hashlib.sha256(voice.tobytes()).hexdigest() if isinstance(voice, np.ndarray) else settings["audio"]
+    )
     with beside(request.out, keep=request.resume) as place:
         unfinished = Unfinished(place, settings, card.config.frames, FPS)
         talk = pipeline.begin(framed.portrait, drive, request.sampling, unfinished.done, unfinished.last)
@@ -131,6 +131,13 @@ def generate(
     device = device_name(pipeline.backbone.device)
     write_sidecar(request.out, settings | {"device": device}, round(time.monotonic() - began, 1))
     return frames
+
+
+def _separated(separate: Separate, sound: np.ndarray) -> np.ndarray:
+    voice = np.ascontiguousarray(separate(sound), np.float32)
+    if voice.shape != sound.shape or not np.isfinite(voice).all():
+        raise ValueError(f"the separated voice is {voice.shape}; it must be finite and of the sound's {sound.shape}")
+    return voice
 
 
 def check_out(out: Path) -> None:

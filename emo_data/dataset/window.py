@@ -1,10 +1,11 @@
 """Which frames a sample shows, and what surrounds each of them."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from emo_data.indexed import ByFrame
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,6 @@ def draw_window(rng: np.random.Generator, length: int, frames: int, before: int)
     """One of a clip's windows, all of them equally likely. The reference is any other frame than its first."""
     start = before + int(rng.integers(choices(np.array(length), frames, before)))
     return Window(start, (start + 1 + int(rng.integers(length - 1))) % length if length > 1 else 0)
-
-
-class ByFrame(Protocol):
-    """An array whose first axis is frames, or what can be indexed like one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, numbers: np.ndarray, /) -> np.ndarray: ...
 
 
 def surroundings(values: ByFrame, start: int, frames: int, margin: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 from transformers.utils import logging as hf_logging
 
 from emo_data.errors import UserError
+from emo_data.indexed import ByTime
 from emo_data.schema import SAMPLE_RATE
 
 HOP_SECONDS = 8
@@ -73,11 +74,11 @@ class AudioEncoder:
         with _no_progress_bars():
             self.model.save_pretrained(folder)
 
-    def encode(self, sound: np.ndarray, frames: int, fps: float) -> np.ndarray:
+    def encode(self, sound: ByTime, frames: int, fps: float) -> np.ndarray:
         """sound float32 (S,) in -1..1 at 16 kHz -> float16 (F, L, D). Frame f is what is heard at f / fps seconds."""
         return Heard(self, sound, frames, fps)[np.arange(frames)]
 
-    def block(self, sound: np.ndarray, frames: int, fps: float, piece: int) -> tuple[int, np.ndarray]:
+    def block(self, sound: ByTime, frames: int, fps: float, piece: int) -> tuple[int, np.ndarray]:
         """Frames of one piece of the sound: (the first one's number, float16 (up to 8 s of frames, L, D))."""
         times = np.arange(frames) / fps
         inside = np.flatnonzero(_piece_of(np.arange(frames), fps) == piece)
@@ -107,7 +108,7 @@ class Heard:
     To be indexed like the array (F, L, D), by an array of frame numbers.
     """
 
-    def __init__(self, encoder: AudioEncoder, sound: np.ndarray, frames: int, fps: float) -> None:
+    def __init__(self, encoder: AudioEncoder, sound: ByTime, frames: int, fps: float) -> None:
         self._encoder, self._sound, self._frames, self._fps = encoder, sound, frames, fps
         self._blocks: dict[int, tuple[int, np.ndarray]] = {}
 

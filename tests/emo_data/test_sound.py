@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emo_data.errors import UserError
-from emo_data.sound import read_sound, sound_between
+from emo_data.sound import read_sound, sound_between, spool_sound, write_sound
 from emo_data.video import encode_video, probe
 from tests.emo_data.conftest import write_wave
 
@@ -68,3 +68,13 @@ def test_sound_that_cannot_be_used_is_named(tmp_path):
         with pytest.raises(UserError, match=cause) as error:
             read_sound(tmp_path / name)
         assert name in str(error.value)
+
+
+def test_a_sound_on_the_disk_is_the_sound(tmp_path):
+    """Whole and in slices; its file has no name, so nothing is left of it."""
+    write_sound(tmp_path / "voice.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 50_000).astype(np.float32))
+    whole, spooled = read_sound(tmp_path / "voice.wav"), spool_sound(tmp_path / "voice.wav", tmp_path)
+    assert len(spooled) == len(whole) == 50_000 and np.array_equal(spooled[:], whole)
+    for part in (slice(100, 2000), slice(49_000, 60_000), slice(60_000, 70_000), slice(0, 0)):
+        assert np.array_equal(spooled[part], whole[part])
+    assert {path.name for path in tmp_path.iterdir()} == {"voice.wav"}
