@@ -34,16 +34,15 @@ class _Run:
         """None flushes. A plain mean over channels: never louder than the loudest of them."""
         for block in self._resampler.resample(frame):
             samples = block.to_ndarray().mean(axis=0, dtype=np.float32)
-            if not np.isfinite(samples).all():
-                raise Unreadable("some of its samples are not numbers (NaN or infinite)")
-            yield self._at, samples
+            if self._at + len(samples) > 0:  # what lies before the beginning is not wanted
+                yield max(self._at, 0), samples[max(-self._at, 0) :]
             self._at += len(samples)
         if frame is not None:
             self.heard += frame.samples / frame.sample_rate
 
 
 def _blocks(path: Path, start: float | None, seconds: float | None) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of samples, each where its time says: number of its first sample, which may be negative, and float32."""
+    """Blocks of samples, each where its time says: number of its first sample, from `start` on, and float32."""
     with reading(path) as container:
         stream = chosen(container.streams.audio)
         if stream is None:
@@ -73,11 +72,17 @@ def sound_between(path: Path, start: float | None = None, seconds: float | None 
     """
     blocks = list(_blocks(path, start, seconds))
     end = max((at + len(samples) for at, samples in blocks), default=0)
-    sound = np.zeros(round(seconds * SAMPLE_RATE) if seconds is not None else max(end, 0), dtype=np.float32)
+    sound = np.zeros(round(seconds * SAMPLE_RATE) if seconds is not None else end, dtype=np.float32)
     for at, samples in blocks:
-        part = samples[max(-at, 0) :][: max(len(sound) - max(at, 0), 0)]
-        sound[max(at, 0) : max(at, 0) + len(part)] = part
+        part = samples[: max(len(sound) - at, 0)]
+        sound[at : at + len(part)] = part
+    _check(sound)
     return sound
+
+
+def _check(sound: np.ndarray) -> None:
+    if not np.isfinite(sound).all():
+        raise Unreadable("some of its samples are not numbers (NaN or infinite)")
 
 
 class SpooledSound:
@@ -90,9 +95,9 @@ class SpooledSound:
         """folder: on the disk that shall hold it."""
         self._file, self._length = tempfile.TemporaryFile(dir=folder), 0  # noqa: SIM115 (it lasts as long as the object)
         for at, samples in _blocks(path, None, None):
-            part = samples[max(-at, 0) :]
-            os.pwrite(self._file.fileno(), part.tobytes(), 4 * max(at, 0))
-            self._length = max(self._length, max(at, 0) + len(part)) if len(part) else self._length
+            _check(samples)
+            os.pwrite(self._file.fileno(), samples.tobytes(), 4 * at)
+            self._length = max(self._length, at + len(samples))
 
     def __len__(self) -> int:
         return self._length

@@ -32,13 +32,11 @@ def write_talking(
         join_videos(unfinished, segments, sound, sample_rate, metadata)
 
 
-def write_sidecar(video: Path, settings: Mapping[str, Any], seconds: float) -> Path:
+def write_sidecar(video: Path, settings: Mapping[str, Any], seconds: float) -> None:
     """Write VIDEO.json beside a video: all that it was made from and how, when, and how long it took."""
-    path = video.with_suffix(".json")
     told = {"note": MARK, **settings, "made": datetime.now(UTC).isoformat(timespec="seconds"), "took_seconds": seconds}
-    with whole_file(path) as unfinished:
+    with whole_file(video.with_suffix(".json")) as unfinished:
         unfinished.write_text(json.dumps(told, indent=1) + "\n")
-    return path
 
 
 def write_sheet(video: Path, path: Path) -> None:

@@ -59,8 +59,6 @@ def read_picture(path: Path) -> np.ndarray:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: cannot be read as a picture: {error}") from error
 
 
@@ -101,8 +99,7 @@ def frame_portrait(path: Path, size: int, region: str, choice: Choice) -> Framed
 def _part(picture: np.ndarray, box: tuple[float, float, float, float] | None) -> tuple[slice, slice]:
     height, width = picture.shape[:2]
     x0, y0, x1, y1 = box or (0, 0, 1, 1)
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-        raise UserError(f"--crop {x0:g},{y0:g},{x1:g},{y1:g}: needs 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
+    _check_box(f"--crop {x0:g},{y0:g},{x1:g},{y1:g}", x0, y0, x1, y1)
     return slice(int(y0 * height), math.ceil(y1 * height)), slice(int(x0 * width), math.ceil(x1 * width))
 
 
@@ -155,9 +152,13 @@ def _parse_box(region: str, numbers: list[str]) -> np.ndarray:
         x0, y0, x1, y1 = map(float, numbers)
     except ValueError as error:
         raise UserError(f"--region {region}: these are not four numbers") from error
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
-        raise UserError(f"--region {region}: needs 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
+    _check_box(f"--region {region}", x0, y0, x1, y1)
     return np.array([x0, y0, x1, y1], np.float32)
+
+
+def _check_box(said: str, x0: float, y0: float, x1: float, y1: float) -> None:
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        raise UserError(f"{said}: needs 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
 
 
 def parse_speed(speed: str, frames: int, fps: float) -> np.ndarray:

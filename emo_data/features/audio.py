@@ -80,7 +80,6 @@ class AudioEncoder:
 
     def block(self, sound: ByTime, frames: int, fps: float, piece: int) -> tuple[int, np.ndarray]:
         """Frames of one piece of the sound: (the first one's number, float16 (up to 8 s of frames, L, D))."""
-        times = np.arange(frames) / fps
         inside = np.flatnonzero(_piece_of(np.arange(frames), fps) == piece)
         begin = max(0, (piece * HOP_SECONDS - CONTEXT_SECONDS) * SAMPLE_RATE)
         # Of a sound that is shorter than its frames the rest is silence; two frames' worth is the least wav2vec2 takes.
@@ -90,7 +89,7 @@ class AudioEncoder:
         )
         window = np.asarray(sound[begin:end], dtype=np.float32)
         hidden = self._hear(np.pad(window, (0, end - begin - len(window))))
-        return int(inside[0]), _at_times(hidden, times[inside] - begin / SAMPLE_RATE, self.model.config)
+        return int(inside[0]), _at_times(hidden, inside / fps - begin / SAMPLE_RATE, self.model.config)
 
     @torch.inference_mode()
     def _hear(self, window: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import av
 import numpy as np
 import pytest
 
+from emo_data.container import Unreadable
 from emo_data.errors import UserError
 from emo_data.sound import read_sound, sound_between, spool_sound, write_sound
 from emo_data.video import encode_video, probe
@@ -78,3 +79,20 @@ def test_a_sound_on_the_disk_is_the_sound(tmp_path):
     for part in (slice(100, 2000), slice(49_000, 60_000), slice(60_000, 70_000), slice(0, 0)):
         assert np.array_equal(spooled[part], whole[part])
     assert {path.name for path in tmp_path.iterdir()} == {"voice.wav"}
+
+
+def test_what_is_no_number_harms_only_the_stretch_that_holds_it(tmp_path):
+    """Not the next one, which a decoder runs up to from before its beginning."""
+    samples = np.full(4 * 16_000, 0.25, np.float32)
+    samples[round(1.2 * 16_000)] = np.nan
+    with av.open(tmp_path / "odd.wav", "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="flt", layout="mono")
+        frame.sample_rate = 16_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert np.array_equal(sound_between(tmp_path / "odd.wav", 2.0, 1.0), samples[:16_000])
+    with pytest.raises(Unreadable, match="not numbers"):
+        sound_between(tmp_path / "odd.wav", 1.0, 1.0)
+    with pytest.raises(UserError, match="not numbers"):
+        spool_sound(tmp_path / "odd.wav", tmp_path)
