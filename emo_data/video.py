@@ -8,6 +8,7 @@ import importlib.util
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -212,6 +213,22 @@ def encode_video(
     frames: RGB uint8 (H, W, 3), even H and W, all alike. sound: float32 mono in -1..1 or None. key_frame_seconds: half
     a second suits what is read in random windows; a video to be watched wants rare key frames: each is a small jump.
     """
+    with video_encoder(target, fps, sound, sample_rate, crf, key_frame_seconds, comment) as add:
+        for picture in frames:
+            add(picture)
+
+
+@contextmanager
+def video_encoder(
+    target: Path | io.BytesIO,
+    fps: float,
+    sound: np.ndarray | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    crf: int = 18,
+    key_frame_seconds: float = 0.5,
+    comment: str = "",
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """As `encode_video`, for frames that are handed over one by one."""
     # Moving the index to the front means reading the file again, which only a file on disk allows.
     options = {"movflags": "+faststart"} if isinstance(target, Path) else {}
     with av.open(target, "w", format="mp4", options=options) as container:
@@ -226,11 +243,14 @@ def encode_video(
         audio = None
         if sound is not None:
             audio = container.add_stream("aac", rate=sample_rate, layout="mono")
-        for index, picture in enumerate(frames):
-            if index == 0:
+
+        def add(picture: np.ndarray) -> None:
+            if not video.codec_context.is_open:
                 video.height, video.width = picture.shape[:2]
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             container.mux(video.encode(frame))
+
+        yield add
         container.mux(video.encode())
         if audio is not None and sound is not None:
             container.mux(audio.encode(_wave(sound, 0, len(sound), sample_rate)))

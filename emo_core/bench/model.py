@@ -5,9 +5,10 @@ from collections.abc import Callable
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from emo_core.bench.subject import FAST, PAPER, Step, a_talk, on_device, on_meta, parts
-from emo_core.inference.pipeline import EMOPipeline
+from emo_core.inference.pipeline import EMOPipeline, Talk
 from emo_core.inference.sampling import Sampling
 from emo_core.measure.clock import device_name, forget_peak, matmul_rate, peak_bytes, seconds
 from emo_core.measure.count import count_bytes, count_flops, weight_bytes
@@ -194,9 +195,14 @@ def lay_out_best(step: Step) -> None:
 def time_clip(pipeline: EMOPipeline, sampling: Sampling, device: torch.device) -> float:
     """Of the third clip of a video, decoded; the second, its like, has warmed everything up."""
     talk = pipeline.begin(*a_talk(pipeline.checkpoint.card.config, 3), sampling)
-    pipeline.advance([talk])
-    pipeline.advance([talk])
-    return seconds(lambda: pipeline.advance([talk])[0].cpu(), device)
+    _next_clip(pipeline, talk)
+    _next_clip(pipeline, talk)
+    return seconds(lambda: _next_clip(pipeline, talk).cpu(), device)
+
+
+def _next_clip(pipeline: EMOPipeline, talk: Talk) -> Tensor:
+    (latents,) = pipeline.advance([talk])
+    return pipeline.show(talk, talk.done - 1, latents)
 
 
 def _third_clip(config: ModelConfig) -> int:
@@ -206,4 +212,4 @@ def _third_clip(config: ModelConfig) -> int:
 def _generate(pipeline: EMOPipeline, clips: int, sampling: Sampling) -> None:
     talk = pipeline.begin(*a_talk(pipeline.checkpoint.card.config, clips), sampling)
     while talk.done < talk.clips:
-        pipeline.advance([talk])
+        _next_clip(pipeline, talk)

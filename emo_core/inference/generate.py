@@ -4,9 +4,10 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emo_core.ahead import ahead
 from emo_core.checkpoint import Card, at_hand, fingerprint
 from emo_core.inference.export import stamp, write_sheet, write_sidecar, write_talking
 from emo_core.inference.paste import Paste
@@ -115,14 +115,12 @@ def generate(
     settings["voice"] = (
         hashlib.sha256(voice.tobytes()).hexdigest() if isinstance(voice, np.ndarray) else settings["audio"]
     )
+    told = {name: settings[name] for name in ("tool", "version", "model", "seed")}
     with beside(request.out, keep=request.resume) as place:
-        unfinished = Unfinished(place, settings, card.config.frames, FPS)
-        talk = pipeline.begin(framed.portrait, drive, request.sampling, unfinished.done, unfinished.last)
-        clips = ahead(_clips(pipeline, talk, unfinished, on_progress))
-        while len(unfinished.segments) * unfinished.clips_each < talk.clips:
-            segment = (frame for clip in islice(clips, unfinished.clips_each) for frame in clip)
-            unfinished.encode(_finished(segment, request, framed))
-        told = {name: settings[name] for name in ("tool", "version", "model", "seed")}
+        clips = -(-frames // card.config.frames)
+        with Unfinished(place, settings, clips, card.config.frames, FPS) as unfinished:
+            talk = pipeline.begin(framed.portrait, drive, request.sampling, unfinished.done, unfinished.last)
+            _denoise(pipeline, talk, unfinished, partial(_finished, request, framed), on_progress)
         # Put together in there: of whatever ends the process now, nothing is left beside the video.
         write_talking(place / request.out.name, unfinished.segments, sound, SAMPLE_RATE, told)
         (place / request.out.name).replace(request.out)
@@ -148,10 +146,34 @@ def check_out(out: Path) -> None:
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")
 
 
+def _denoise(
+    pipeline: EMOPipeline,
+    talk: Talk,
+    unfinished: Unfinished,
+    finish: Callable[[Tensor], Iterator[np.ndarray]],
+    on_progress: OnProgress | None,
+) -> None:
+    """All clips that are in no segment yet.
+
+    A clip is copied from the device, kept and encoded on a thread of its own while the next one is denoised. Networks
+    run on the calling thread alone: where OpenMP has threads, two that want them make each other several times slower.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="encode") as thread:
+        encoded: Future[None] | None = None
+        for clip, latents in _clips(pipeline, talk, unfinished, on_progress):
+            pictures = pipeline.show(talk, clip, latents)
+            if encoded is not None:
+                encoded.result()
+            encoded = thread.submit(unfinished.add, clip, latents, finish(pictures))
+        if encoded is not None:
+            encoded.result()
+
+
 def _clips(
     pipeline: EMOPipeline, talk: Talk, unfinished: Unfinished, on_progress: OnProgress | None
-) -> Iterator[np.ndarray]:
-    """The clips that are in no segment yet: those that are done already, and the others as they get done."""
+) -> Iterator[tuple[int, Tensor]]:
+    """Number and latents of the clips that are in no segment yet: those that are done, and the others as they get
+    done."""
     total = talk.clips * talk.sampling.steps
 
     def tell(_: EMOPipeline, step: int, __: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -160,17 +182,15 @@ def _clips(
         return given
 
     waiting = unfinished.waiting()
-    for clip, latents in enumerate(waiting, start=talk.done - len(waiting)):
-        yield pipeline.show(talk, clip, latents).cpu().numpy()
+    yield from enumerate(waiting, start=talk.done - len(waiting))
     while talk.done < talk.clips:
-        (pictures,) = pipeline.advance([talk], tell)
-        assert talk.last is not None
-        unfinished.keep(talk.done - 1, talk.last)
-        yield pictures.cpu().numpy()
+        (latents,) = pipeline.advance([talk], tell)
+        yield talk.done - 1, latents
 
 
-def _finished(frames: Iterator[np.ndarray], request: Request, framed: Framed) -> Iterator[np.ndarray]:
-    """Frames as they are to be seen."""
+def _finished(request: Request, framed: Framed, pictures: Tensor) -> Iterator[np.ndarray]:
+    """Frames as they are to be seen. pictures: uint8 (f, pixels, pixels, 3)."""
+    frames: Iterator[np.ndarray] = iter(pictures.cpu().numpy())
     if request.paste:
         frames = map(Paste(framed.whole, framed.square), frames)
     return map(stamp, frames) if request.mark else frames

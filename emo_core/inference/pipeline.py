@@ -176,8 +176,8 @@ class EMOPipeline(DiffusionPipeline):
         try:
             talk = self.begin(portrait, drive, sampling)
             while talk.done < talk.clips:
-                (pictures,) = self.advance([talk], callback_on_step_end)
-                yield pictures.cpu().numpy()
+                (latents,) = self.advance([talk], callback_on_step_end)
+                yield self.show(talk, talk.done - 1, latents).cpu().numpy()
         finally:
             self.maybe_free_model_hooks()
 
@@ -221,7 +221,7 @@ class EMOPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def advance(self, talks: Sequence[Talk], callback_on_step_end: OnStep | None = None) -> list[Tensor]:
-        """The next clip of each talk, denoised together: uint8 (up to f, pixels, pixels, 3) for each.
+        """The next clip of each talk, denoised together: latents (f, C, H, W) for `show`.
 
         From clip to clip latents are handed over, for encoding pixels again would shift their colour at every join.
         All talks advance or none. callback_on_step_end: its steps are counted from the first talk's beginning. Raises
@@ -233,11 +233,10 @@ class EMOPipeline(DiffusionPipeline):
             raise ValueError("talks that are denoised together must take the same steps, and guidance in the same ones")
         self._remember(talks)
         latents = self._denoise(talks, callback_on_step_end)
-        finished = [self.show(talk, talk.done, clip) for talk, clip in zip(talks, latents, strict=True)]
         for talk, clip in zip(talks, latents, strict=True):
             talk.last = clip
             talk.done += 1
-        return finished
+        return list(latents)
 
     @torch.no_grad()
     def show(self, talk: Talk, clip: int, latents: Tensor) -> Tensor:

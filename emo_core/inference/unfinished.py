@@ -11,16 +11,16 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emo_data.errors import UserError
-from emo_data.video import encode_video
+from emo_data.video import video_encoder
 from emo_data.whole import whole_file
 
 SEGMENT_SECONDS = 10
@@ -29,18 +29,26 @@ _SETTINGS, _CLIPS = "settings.json", "clips.safetensors"
 
 
 class Unfinished:
-    """A folder; see above. settings: JSON.
+    """A folder; see above. settings: JSON. clips: of the whole video, each of so many frames.
 
-    Raises UserError where the folder is another video's.
+    Inside its `with` block clips are added, one after the other; what the block fails with leaves a segment that is not
+    whole out. Raises UserError where the folder is another video's.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], clip_frames: int, fps: float) -> None:
-        self._folder, self._fps = folder, fps
-        self.clips_each = max(1, round(SEGMENT_SECONDS * fps / clip_frames))
+    def __init__(self, folder: Path, settings: dict[str, Any], clips: int, clip_frames: int, fps: float) -> None:
+        self._folder, self._clips, self._fps = folder, clips, fps
+        self._clips_each = max(1, round(SEGMENT_SECONDS * fps / clip_frames))
         folder.mkdir(exist_ok=True)
         self._claim(settings)
         self.segments = _contiguous(folder)
         self._latents = self._kept()
+        self._segment = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *why: Any) -> None:
+        self._segment.__exit__(*why)
 
     @property
     def done(self) -> int:
@@ -54,22 +62,32 @@ class Unfinished:
 
     def waiting(self) -> list[Tensor]:
         """Latents of the clips that are done and in no segment yet."""
-        return [self._latents[clip] for clip in range(len(self.segments) * self.clips_each, self.done)]
+        return [self._latents[clip] for clip in range(self._encoded, self.done)]
 
-    def keep(self, clip: int, latents: Tensor) -> None:
-        """Clip number `clip` is done."""
-        encoded = len(self.segments) * self.clips_each
-        self._latents = {number: kept for number, kept in self._latents.items() if number >= encoded}
+    def add(self, clip: int, latents: Tensor, frames: Iterable[np.ndarray]) -> None:
+        """Clip number `clip`, the first that is in no segment yet. frames: uint8 (H, W, 3), as they are seen."""
+        self._keep(clip, latents)
+        if clip % self._clips_each == 0:
+            path = self._segment.enter_context(whole_file(_segment(self._folder, len(self.segments))))
+            encoder = video_encoder(path, self._fps, crf=12, key_frame_seconds=2 * SEGMENT_SECONDS)
+            self._show = self._segment.enter_context(encoder)
+        for frame in frames:
+            self._show(frame)
+        if (clip + 1) % self._clips_each == 0 or clip + 1 == self._clips:
+            self._segment.close()
+            self.segments.append(_segment(self._folder, len(self.segments)))
+
+    @property
+    def _encoded(self) -> int:
+        return len(self.segments) * self._clips_each
+
+    def _keep(self, clip: int, latents: Tensor) -> None:
+        if clip in self._latents:
+            return
+        self._latents = {number: kept for number, kept in self._latents.items() if number >= self._encoded}
         self._latents[clip] = latents.cpu().contiguous()
         with whole_file(self._folder / _CLIPS) as path:
             save_file({str(number): kept for number, kept in self._latents.items()}, path)
-
-    def encode(self, frames: Iterable[np.ndarray]) -> None:
-        """The next segment: uint8 (H, W, 3) each."""
-        segment = _segment(self._folder, len(self.segments))
-        with whole_file(segment) as path:
-            encode_video(path, frames, self._fps, crf=12, key_frame_seconds=2 * SEGMENT_SECONDS)
-        self.segments.append(segment)
 
     def _claim(self, settings: dict[str, Any]) -> None:
         told = self._folder / _SETTINGS
