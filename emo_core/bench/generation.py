@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from emo_core.inference.generate import Request, generate, load_pipeline
 from emo_core.inference.pipeline import Drive, EMOPipeline
 from emo_core.inference.preprocess import Choice, frame_portrait, parse_speed
 from emo_core.inference.sampling import Sampling
-from emo_core.measure.clock import device_name, forget_peak, peak_bytes, seconds
+from emo_core.measure.clock import device_name, finish, forget_peak, peak_bytes
 from emo_data.features.audio import Heard
 from emo_data.features.faces import FaceTracker
 from emo_data.features.pose import MOUTH, mouth_opening
@@ -164,29 +165,43 @@ def speak(subject: Subject, length: int, sampling: Sampling, device: str, thread
 
 @contextmanager
 def _clocked(pipeline: EMOPipeline, device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds that the large networks take while the block runs."""
-    spent = {"backbone": 0.0, "reference": 0.0, "vae": 0.0}
-    originals = []
-    for name, module, method in (
-        ("backbone", pipeline.backbone, "forward"),
-        ("reference", pipeline.reference_net, "forward"),
-        ("vae", pipeline.vae, "encode"),
-        ("vae", pipeline.vae, "decode"),
-    ):
-        original = getattr(module, method)
-
-        def clocked(*given: object, _name: str = name, _original: Callable = original, **named: object) -> object:
-            found: list[object] = []
-            spent[_name] += seconds(lambda: found.append(_original(*given, **named)), device)
-            return found[0]
-
-        originals.append((module, method))
-        setattr(module, method, clocked)
+    """Seconds in which the large networks are at work while the block runs; runs of one side by side count once."""
+    parts = {
+        "backbone": [(pipeline.backbone, "forward")],
+        "reference": [(pipeline.reference_net, "forward")],
+        "vae": [(pipeline.vae, "encode"), (pipeline.vae, "decode")],
+    }
+    spent = dict.fromkeys(parts, 0.0)
+    for name, methods in parts.items():
+        for module, method in methods:
+            setattr(module, method, _timed(getattr(module, method), name, spent, device))
     try:
         yield spent
     finally:
-        for module, method in originals:
-            delattr(module, method)  # what the class has is seen again
+        for methods in parts.values():
+            for module, method in methods:
+                delattr(module, method)  # what the class has is seen again
+
+
+def _timed(original: Callable, name: str, spent: dict[str, float], device: torch.device) -> Callable:
+    lock, running, began = Lock(), 0, 0.0
+
+    def timed(*given: object, **named: object) -> object:
+        nonlocal running, began
+        finish(device)
+        with lock:
+            began = began if running else time.perf_counter()
+            running += 1
+        try:
+            found = original(*given, **named)
+            finish(device)
+            return found
+        finally:
+            with lock:
+                running -= 1
+                spent[name] += 0.0 if running else time.perf_counter() - began
+
+    return timed
 
 
 def _ways(subject: Subject, ways: dict[str, Sampling], device: torch.device) -> Iterator[tuple[Way, np.ndarray]]:

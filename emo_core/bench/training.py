@@ -13,11 +13,12 @@ from diffusers import DDIMScheduler
 from pydantic import BaseModel, ConfigDict, Field
 
 from emo_core.diffusion import noise_schedule
+from emo_core.lanes import side_by_side
 from emo_core.measure.clock import device_name, forget_peak, matmul_rate, peak_bytes, seconds
 from emo_core.model.config import ModelConfig, sd15
 from emo_core.model.emo import EMO
 from emo_core.training.cost import GIB, Memory, a_batch, count_memory, count_step, staged
-from emo_core.training.loop import Trainer, side_by_side
+from emo_core.training.loop import Trainer
 from emo_core.training.optim import RunningMean, make_optimizer
 from emo_core.training.plan import plan
 from emo_core.training.prepare import prepare

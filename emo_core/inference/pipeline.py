@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from emo_core.checkpoint import Checkpoint, load, save
 from emo_core.inference.sampling import UNGUIDED, Branch, Sampling, clip_noise, scheduler_for
+from emo_core.lanes import Lanes, lanes, side_by_side
 from emo_core.model.attention import KeyValue
 from emo_core.model.audio import AudioProjection
 from emo_core.model.backbone import Backbone, Conditions, join
@@ -260,40 +261,43 @@ class EMOPipeline(DiffusionPipeline):
         config, device = self.checkpoint.card.config, self._execution_device
         sampling = talks[0].sampling
         guided = [sampling.is_guided(step) for step in range(sampling.steps)]
-        runs = {True: self._run(talks, guided=True)} if any(guided) else {}
-        if not all(guided):
-            runs[False] = self._run(talks, guided=False)
+        runs = {kind: self._run(talks, guided=kind) for kind in set(guided)}
         scheduler = scheduler_for(sampling, self.scheduler)
         noise = torch.stack([clip_noise(config, talk.sampling.seed, talk.done) for talk in talks])
         latents = (noise * scheduler.init_noise_sigma).to(device)
         # The schedule stays on the CPU: looking a number up there does not wait for the accelerator.
         on_device = scheduler.timesteps.to(device)
         first = talks[0].done * sampling.steps
-        for step, timestep in enumerate(scheduler.timesteps):
-            predict = runs[guided[step]]
-            prediction = predict(scheduler.scale_model_input(latents, timestep), on_device[step])
-            latents = scheduler.step(prediction, timestep, latents).prev_sample
-            if callback_on_step_end is not None:
-                latents = callback_on_step_end(self, first + step, timestep, {"latents": latents})["latents"]
+        with lanes(side_by_side(device)) as each:
+            for step, timestep in enumerate(scheduler.timesteps):
+                predict = runs[guided[step]]
+                prediction = predict(scheduler.scale_model_input(latents, timestep), on_device[step], each)
+                latents = scheduler.step(prediction, timestep, latents).prev_sample
+                if callback_on_step_end is not None:
+                    latents = callback_on_step_end(self, first + step, timestep, {"latents": latents})["latents"]
         return latents
 
-    def _run(self, talks: Sequence[Talk], *, guided: bool) -> Callable[[Tensor, Tensor], Tensor]:
+    def _run(self, talks: Sequence[Talk], *, guided: bool) -> Callable[[Tensor, Tensor, Lanes], Tensor]:
         """(latents (talks, f, C, H, W), timestep) -> what the Backbone predicts for the talks' next clips, float32."""
         device, dtype = self._execution_device, self.dtype
         branches = [talk.sampling.branches if guided else UNGUIDED for talk in talks]
-        conditions = join(
-            [told for talk, of_it in zip(talks, branches, strict=True) for told in self.tell(talk, of_it)]
-        )
+        told = [each for talk, of_it in zip(talks, branches, strict=True) for each in self.tell(talk, of_it)]
+        # In one batch, or where several lanes are to be filled, run by run.
+        conditions = [join([each]) for each in told] if side_by_side(device) > 1 else [join(told)]
         weights = [torch.tensor([float(branch.weight) for branch in of_it]).to(device) for of_it in branches]
         counts = [len(each) for each in weights]
         rows = torch.repeat_interleave(torch.arange(len(talks)), torch.tensor(counts)).to(device)
 
-        def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+        def predict(latents: Tensor, timestep: Tensor, each: Lanes) -> Tensor:
             # Always laid out alike: the first step's noise and what the Backbone returns are not.
-            copies = latents[rows].to(dtype).contiguous()
-            each = self.backbone(copies, timestep.expand(len(rows)), conditions).float()
+            copies = latents[rows].to(dtype).contiguous().tensor_split(len(conditions))
+
+            @torch.no_grad()
+            def run(part: int) -> Tensor:
+                return self.backbone(copies[part], timestep.expand(len(copies[part])), conditions[part]).float()
+
             # Talk by talk: what is not a number in one must not reach another.
-            pairs = zip(weights, each.split(counts), strict=True)
+            pairs = zip(weights, torch.cat(each(run, range(len(conditions)))).split(counts), strict=True)
             return torch.stack([torch.einsum("b,bfchw->fchw", *pair) for pair in pairs])
 
         return predict

@@ -12,10 +12,10 @@ import torch
 
 def seconds(work: Callable[[], object], device: torch.device) -> float:
     """What work takes on a device, from an idle device to an idle device."""
-    _finish(device)
+    finish(device)
     start = time.perf_counter()
     work()
-    _finish(device)
+    finish(device)
     return time.perf_counter() - start
 
 
@@ -49,6 +49,7 @@ def device_name(device: torch.device) -> str:
     return f"{models[0] if models else platform.processor()}, {torch.get_num_threads()} threads"
 
 
-def _finish(device: torch.device) -> None:
+def finish(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)

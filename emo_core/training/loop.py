@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emo_core.ahead import ahead
 from emo_core.checkpoint import Checkpoint
+from emo_core.lanes import side_by_side
 from emo_core.measure.clock import matmul_rate
 from emo_core.training.batch import Batch, batches
 from emo_core.training.cost import count_step
@@ -35,7 +36,6 @@ from emo_core.training.run_folder import RunFolder
 from emo_core.training.stages import freeze_all_but
 from emo_core.training.step import StageLoss, accumulate
 from emo_core.training.validate import fixed_batch, validation_loss
-from emo_data.cores import cores
 from emo_data.dataset.index import ClipIndex
 from emo_data.dataset.loader import load
 from emo_data.dataset.order import Order
@@ -300,10 +300,3 @@ class Trainer:
         asked = notice()
         save, stop = self.ranks.total(asked == Notice.SAVE, asked == Notice.STOP, device=self.device)
         return Notice.STOP if stop else Notice.SAVE if save else Notice.NONE
-
-
-def side_by_side(device: torch.device) -> int:
-    """How many micro-batches fill the device: on a CPU as many as it has cores beside each operation's own threads."""
-    if device.type != "cpu":
-        return 1
-    return max(1, cores() // torch.get_num_threads())

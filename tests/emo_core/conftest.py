@@ -49,6 +49,12 @@ def awake(model: EMO) -> EMO:
 
 
 @pytest.fixture
+def one_lane(monkeypatch):
+    """All runs of the Backbone in one batch, as on an accelerator."""
+    monkeypatch.setattr("emo_core.inference.pipeline.side_by_side", lambda device: 1)
+
+
+@pytest.fixture
 def model(config: ModelConfig) -> EMO:
     """A stage 3 model in which every branch has an effect."""
     torch.manual_seed(0)

@@ -61,6 +61,7 @@ def test_every_clip_is_driven_by_its_own_stretch(checkpoint, config, what):
     assert same == [True, True, False]
 
 
+@pytest.mark.usefixtures("one_lane")
 @pytest.mark.parametrize(("scales", "branches"), [((1, 1), 1), ((2, 2), 2), ((1, 3), 2), ((2, 1), 3), ((0, 0), 1)])
 def test_only_the_branches_that_are_asked_for(checkpoint, config, monkeypatch, scales, branches):
     pipeline = EMOPipeline.of(checkpoint)
@@ -76,6 +77,7 @@ def test_only_the_branches_that_are_asked_for(checkpoint, config, monkeypatch, s
     assert batches == [branches, branches]
 
 
+@pytest.mark.usefixtures("one_lane")
 @pytest.mark.parametrize(
     ("guided", "batches"), [((0, 1), [2, 2, 2, 2]), ((0, 0.5), [2, 2, 1, 1]), ((0.25, 0.75), [1, 2, 2, 1])]
 )

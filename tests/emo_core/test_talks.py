@@ -1,6 +1,7 @@
 """Videos in the making: side by side, in turns, watched, cancelled, compiled."""
 
 from dataclasses import replace
+from threading import current_thread
 
 import numpy as np
 import pytest
@@ -150,9 +151,11 @@ def test_a_generation_is_cancelled_by_what_its_callback_raises(checkpoint, confi
     assert np.array_equal(pipeline(*request), expected)
 
 
+@pytest.mark.usefixtures("one_lane")
 @pytest.mark.parametrize("scales", [(1, 1), (2, 2)])
 def test_a_video_of_three_clips_compiles_once(checkpoint, config, scales):
-    """No graph break, and no other compilation for the first clip's zero maps, the last clip, another step."""
+    """No graph break, and no other compilation for the first clip's zero maps, the last clip, another step. One lane,
+    as an accelerator has: several of a CPU compile at the same time, each for itself."""
     pipeline = EMOPipeline.of(checkpoint)
     request = portrait(config), drive(config, 8), Sampling(3, *scales)
     expected = pipeline(*request)
@@ -185,3 +188,23 @@ def test_what_an_unseeing_branch_is_told_is_what_dropping_taught(checkpoint, con
                 heard = getattr(branch.audio[name], part)
                 assert torch.allclose(heard, getattr(silent[name], part), atol=1e-6)
             assert not torch.allclose(getattr(sees.audio[name], part), heard, atol=1e-3)
+
+
+def test_branches_in_lanes_are_those_of_one_batch(checkpoint, config, monkeypatch):
+    """On a CPU each run of the Backbone is on a thread of its own where the operations have one each."""
+    pipeline, found, threads = EMOPipeline.of(checkpoint), {}, {}
+    original = pipeline.backbone.forward
+
+    def seen(*given):
+        threads[lanes].add(current_thread().name)
+        return original(*given)
+
+    monkeypatch.setattr(pipeline.backbone, "forward", seen)
+    for lanes in (1, 3):
+        threads[lanes] = set()
+        monkeypatch.setattr("emo_core.inference.pipeline.side_by_side", lambda device, lanes=lanes: lanes)
+        found[lanes] = finish(pipeline, [pipeline.begin(*wish) for wish in wishes(config)])
+    assert threads[1] == {current_thread().name}
+    assert len(threads[3]) > 1 and not threads[3] & threads[1]
+    for batched, separate in zip(found[1], found[3], strict=True):
+        assert psnr(batched, separate) >= 50
