@@ -1,4 +1,4 @@
-"""One process at a time writes a dataset or a training run. Works on any disk or store that creates a name only once.
+"""One process at a time writes a dataset, a run or a video. Works on any disk or store that creates a name only once.
 
 The holder of FOLDER/work/lease/NUMBER.json shows that it lives by rewriting NUMBER.beat. Who finds a dead one creates
 the next number; of several who try, one succeeds. Clocks of different machines are never compared.
@@ -24,6 +24,10 @@ _FOLDER = "work/lease"
 BEAT_SECONDS = 5.0
 DEAD_AFTER = 30.0
 """Seconds without a beat, on the observer's own clock."""
+
+
+class Taken(UserError):
+    """Another process has it."""
 
 
 class Lease:
@@ -68,14 +72,14 @@ class Lease:
 
 @contextmanager
 def leased(folder: Folder, who: str) -> Iterator[Lease]:
-    """The right to write a folder. who: what its writers are called. UserError where one that lives has it."""
+    """The right to write a folder. who: what its writers are called. Raises Taken where one that lives has it."""
     newest = _numbers(folder)[-1:]
     for number in newest:
         _must_be_dead(folder, who, number)
     number = newest[0] + 1 if newest else 1
     token = json.dumps({**_self(), "token": uuid.uuid4().hex}).encode()
     if not folder.create(_name(number), token):
-        raise UserError(f"{folder.url}: another {who} has just begun to write it; let it finish")
+        raise Taken(f"{folder.url}: another {who} has just begun to write it; let it finish")
     folder.delete([name for old in newest for name in (_name(old), _beat_name(old))])
     lease = Lease(folder, who, number, token)
     try:
@@ -91,7 +95,7 @@ def _must_be_dead(folder: Folder, who: str, number: int) -> None:
         return  # it has just ended
     here = holder["host"] == _self()["host"]
     if _is_alive(holder) if here else _beats(folder, number):
-        raise UserError(
+        raise Taken(
             f"{folder.url}: another {who} is writing it (process {holder['pid']} on "
             f"{holder['host'].split()[0]}); let it finish, or stop it"
         )

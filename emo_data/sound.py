@@ -3,6 +3,7 @@
 Legend: S samples. Times are seconds in the file's own time.
 """
 
+import math
 import os
 import tempfile
 import wave
@@ -85,19 +86,25 @@ def _check(sound: np.ndarray) -> None:
         raise Unreadable("some of its samples are not numbers (NaN or infinite)")
 
 
+class TooLong(UserError):
+    """There is more sound than is wanted."""
+
+
 class SpooledSound:
     """The whole of a sound file, 16 kHz mono float32 (S,), in a file without a name on the disk: an hour is 230 MB.
 
     To be sliced like an array; what is asked for is read. Raises Unreadable as `sound_between` does.
     """
 
-    def __init__(self, path: Path, folder: Path) -> None:
-        """folder: on the disk that shall hold it."""
+    def __init__(self, path: Path, folder: Path, max_seconds: float = math.inf) -> None:
+        """folder: on the disk that shall hold it. Raises TooLong as soon as there are more than `max_seconds`."""
         self._file, self._length = tempfile.TemporaryFile(dir=folder), 0  # noqa: SIM115 (it lasts as long as the object)
         for at, samples in _blocks(path, None, None):
             _check(samples)
             os.pwrite(self._file.fileno(), samples.tobytes(), 4 * at)
             self._length = max(self._length, at + len(samples))
+            if self._length > max_seconds * SAMPLE_RATE:
+                raise TooLong(f"{path}: there are more than {max_seconds:g} s of sound")
 
     def __len__(self) -> int:
         return self._length
@@ -112,9 +119,9 @@ def read_sound(path: Path) -> np.ndarray:
     return _for_a_person(path, sound_between)
 
 
-def spool_sound(path: Path, folder: Path) -> SpooledSound:
-    """As `read_sound`, in constant memory. folder: see SpooledSound."""
-    return _for_a_person(path, lambda given: SpooledSound(given, folder))
+def spool_sound(path: Path, folder: Path, max_seconds: float = math.inf) -> SpooledSound:
+    """As `read_sound`, in constant memory. folder, max_seconds: see SpooledSound."""
+    return _for_a_person(path, lambda given: SpooledSound(given, folder, max_seconds))
 
 
 def _for_a_person(path: Path, read: Callable[[Path], Sound]) -> Sound:

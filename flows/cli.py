@@ -11,6 +11,7 @@ from emo_data.errors import UserError
 from flows.commands.data import data, ingest, sample
 from flows.commands.model import bench, generate
 from flows.commands.options import Device, Json, choose_device, say
+from flows.commands.serve import serve
 from flows.commands.train import train
 from flows.commands.weights import weights
 
@@ -45,6 +46,7 @@ app.command()(ingest)
 app.add_typer(data, name="data")
 app.command()(train)
 app.command()(generate)
+app.command()(serve)
 app.add_typer(weights, name="weights")
 app.add_typer(bench, name="bench")
 

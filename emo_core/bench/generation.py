@@ -5,11 +5,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from emo_core.inference.generate import Request, generate, load_pipeline
 from emo_core.inference.pipeline import Drive, EMOPipeline
 from emo_core.inference.preprocess import Choice, frame_portrait, parse_speed
 from emo_core.inference.sampling import Sampling
+from emo_core.inference.unfinished import Unfinished
 from emo_core.measure.clock import device_name, finish, forget_peak, peak_bytes
 from emo_data.features.audio import Heard
 from emo_data.features.faces import FaceTracker
@@ -31,6 +33,7 @@ from emo_data.synthetic import synthesise_voice
 
 LENGTHS = (2, 10, 60)
 """Seconds of sound."""
+COMPILED = "the first, compiled"
 SHOWN = 8
 """Frames of each way in the picture."""
 
@@ -47,7 +50,8 @@ class Spoken(BaseModel):
     denoising_share: float = Field(description="of the time, in the Backbone; so the next two")
     reference_share: float
     vae_share: float
-    overhead_share: float = Field(description="outside these three: sound, faces, scheduler, encoder where one waits")
+    encode_share: float = Field(description="keeping and encoding clips, on a thread of its own beside the rest")
+    overhead_share: float = Field(description="outside these three: sound, faces, scheduler, waiting for the encoder")
 
 
 class Way(BaseModel):
@@ -60,6 +64,7 @@ class Way(BaseModel):
     times_faster: float
     faces: float = Field(description="share of frames with a face")
     mouth_follows_voice: float | None = Field(description="correlation; null where it is not defined")
+    seconds_before: float = Field(description="once per process, before the first video: compiling, else next to none")
     psnr: float | None = Field(description="dB, against the full one's frames; null for itself")
 
 
@@ -87,6 +92,8 @@ class Subject:
     portrait: Path
     audio: Path | None
     """Of the ways; None is a voice made in code, as it is for the lengths."""
+    compiled: bool = False
+    """Whether a compiled Backbone is one of the ways."""
 
 
 def bench_generation(
@@ -98,7 +105,7 @@ def bench_generation(
 ) -> GenerationFigures:
     """picture: where SHOWN frames of every way go, one below the other."""
     ways = ways_to(sampling)
-    total, spoken = len(LENGTHS) + len(ways), []
+    total, spoken = len(LENGTHS) + len(ways) + subject.compiled, []
     for length in LENGTHS:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
             spoken.append(alone.submit(speak, subject, length, sampling, str(device), torch.get_num_threads()).result())
@@ -159,28 +166,40 @@ def speak(subject: Subject, length: int, sampling: Sampling, device: str, thread
         denoising_share=spent["backbone"] / took,
         reference_share=spent["reference"] / took,
         vae_share=spent["vae"] / took,
-        overhead_share=1 - sum(spent.values()) / took,
+        encode_share=spent["encode"] / took,
+        overhead_share=1 - sum(spent[name] for name in ("backbone", "reference", "vae")) / took,
     )
 
 
 @contextmanager
 def _clocked(pipeline: EMOPipeline, device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds in which the large networks are at work while the block runs; runs of one side by side count once."""
-    parts = {
-        "backbone": [(pipeline.backbone, "forward")],
-        "reference": [(pipeline.reference_net, "forward")],
-        "vae": [(pipeline.vae, "encode"), (pipeline.vae, "decode")],
-    }
-    spent = dict.fromkeys(parts, 0.0)
-    for name, methods in parts.items():
-        for module, method in methods:
-            setattr(module, method, _timed(getattr(module, method), name, spent, device))
-    try:
+    """Seconds in which each part is at work while the block runs; runs of one side by side count once."""
+    host = torch.device("cpu")
+    parts: list[tuple[str, Any, str, torch.device]] = [
+        ("backbone", pipeline.backbone, "forward", device),
+        ("reference", pipeline.reference_net, "forward", device),
+        ("vae", pipeline.vae, "encode", device),
+        ("vae", pipeline.vae, "decode", device),
+        ("encode", Unfinished, "add", host),
+    ]
+    spent = {name: 0.0 for name, *_ in parts}
+    with ExitStack() as undo:
+        for name, owner, method, where in parts:
+            undo.enter_context(_instead(owner, method, _timed(getattr(owner, method), name, spent, where)))
         yield spent
+
+
+@contextmanager
+def _instead(owner: Any, name: str, value: object) -> Iterator[None]:
+    own = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
     finally:
-        for methods in parts.values():
-            for module, method in methods:
-                delattr(module, method)  # what the class has is seen again
+        if own is None:
+            delattr(owner, name)  # what the class has is seen again
+        else:
+            setattr(owner, name, own)
 
 
 def _timed(original: Callable, name: str, spent: dict[str, float], device: torch.device) -> Callable:
@@ -214,10 +233,14 @@ def _ways(subject: Subject, ways: dict[str, Sampling], device: torch.device) -> 
     assert encoder is not None
     drive = Drive(Heard(encoder, sound, count, FPS), parse_speed("calm", count, FPS))
     full: tuple[float, np.ndarray] | None = None
-    for name, sampling in ways.items():
+    for name, sampling in [*ways.items(), *([(COMPILED, next(iter(ways.values())))] if subject.compiled else [])]:
         start = time.perf_counter()
+        if name == COMPILED:
+            pipeline.backbone.compile(fullgraph=True, dynamic=False)
+            pipeline(portrait, replace(drive, speed=drive.speed[:1]), replace(sampling, steps=1))
+        ready = time.perf_counter()
         frames = pipeline(portrait, drive, sampling)
-        took = time.perf_counter() - start
+        took = time.perf_counter() - ready
         before, frames_before = full or (took, frames)
         faces, follows = _seen(frames, sound)
         error = float(np.mean((frames.astype(np.float32) - frames_before) ** 2))
@@ -228,6 +251,7 @@ def _ways(subject: Subject, ways: dict[str, Sampling], device: torch.device) -> 
                 times_faster=before / took,
                 faces=faces,
                 mouth_follows_voice=follows,
+                seconds_before=ready - start,
                 psnr=None if full is None or error == 0 else 10 * float(np.log10(255**2 / error)),
             ),
             frames,

@@ -3,6 +3,7 @@
     settings.json            what the video is made from and how; another video does not go on here
     segment-00000.mp4 …      the picture of so many clips each, encoded
     clips.safetensors        latents of the clips that are in no segment yet, and of the last one
+    work/                    whose it is, see `emo_data.lease`
 
 Each segment is encoded on its own, so a video that was interrupted is, byte for byte, the one that was not.
 """
@@ -20,6 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emo_data.errors import UserError
+from emo_data.lease import leased
+from emo_data.objects import Folder
 from emo_data.video import video_encoder
 from emo_data.whole import whole_file
 
@@ -38,7 +41,6 @@ class Unfinished:
     def __init__(self, folder: Path, settings: dict[str, Any], clips: int, clip_frames: int, fps: float) -> None:
         self._folder, self._clips, self._fps = folder, clips, fps
         self._clips_each = max(1, round(SEGMENT_SECONDS * fps / clip_frames))
-        folder.mkdir(exist_ok=True)
         self._claim(settings)
         self.segments = _contiguous(folder)
         self._latents = self._kept()
@@ -92,8 +94,6 @@ class Unfinished:
     def _claim(self, settings: dict[str, Any]) -> None:
         told = self._folder / _SETTINGS
         if not told.exists():
-            if any(self._folder.iterdir()):
-                raise UserError(f"--resume: {self._folder} holds something else; move it, or choose another --out")
             with whole_file(told) as path:
                 path.write_text(json.dumps(settings, indent=1))
             return
@@ -122,10 +122,17 @@ def _contiguous(folder: Path) -> list[Path]:
 
 @contextmanager
 def beside(out: Path, *, keep: bool) -> Iterator[Path]:
-    """The folder for what there is of `out`; it is gone when the block ends well. keep: stays when it does not."""
+    """The folder for what there is of `out`; it is gone when the block ends well. keep: stays when it does not.
+
+    Raises UserError where it holds something else, or another process is at it.
+    """
     folder = out.with_name(f"{out.name}.unfinished" if keep else f".{os.getpid()}.{out.name}.unfinished")
+    folder.mkdir(exist_ok=True)
+    if not (folder / _SETTINGS).exists() and any(path.name != "work" for path in folder.iterdir()):
+        raise UserError(f"--resume: {folder} holds something else; move it, or choose another --out")
     try:
-        yield folder
+        with leased(Folder(str(folder.absolute())), "emo generate"):
+            yield folder
     except BaseException:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)  # as far as it got

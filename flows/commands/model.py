@@ -202,6 +202,7 @@ def bench_generate(
     reference_scale: Annotated[float, typer.Option(min=0)] = 2.0,
     audio_scale: Annotated[float, typer.Option(min=0)] = 2.0,
     preview: Annotated[Path | None, typer.Option(metavar="PNG", help="Frames of every sampler, row by row.")] = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Measure what torch.compile gains, too.")] = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -219,18 +220,20 @@ def bench_generate(
         if portrait is None:
             write_sample(Path(folder), clips=1, seconds=1, seed=0)
             portrait = Path(folder) / "held_out" / "portrait.png"
-        subject = Subject(model, portrait, audio)
+        subject = Subject(model, portrait, audio, compiled)
         found = bench_generation(subject, sampling, choose_device(device), preview, report)
-    lines = [f"{'':14s}{'ms/frame':>10s}{'peak MiB':>10s}{'Backbone':>10s}{'Reference':>10s}{'VAE':>8s}{'rest':>8s}"]
+    heads = ("ms/frame", "peak MiB", "Backbone", "Reference", "VAE", "rest", "encode")
+    lines = [f"{'':14s}{''.join(f'{head:>10s}' for head in heads)}"]
     lines += [
         f"{one.sound_seconds:3d} s of sound{1000 * one.seconds_per_frame:10.1f}{one.peak_mib:10.0f}"
-        f"{one.denoising_share:10.1%}{one.reference_share:10.1%}{one.vae_share:8.1%}{one.overhead_share:8.1%}"
+        f"{one.denoising_share:10.1%}{one.reference_share:10.1%}{one.vae_share:10.1%}{one.overhead_share:10.1%}"
+        f"{one.encode_share:10.1%}"
         for one in found.spoken
     ]
-    lines += [f"{'':40s}{'seconds':>8s}{'faster':>8s}{'faces':>8s}{'mouth r':>8s}{'PSNR dB':>8s}"]
+    lines += [f"{'':40s}{'seconds':>8s}{'faster':>8s}{'faces':>8s}{'mouth r':>8s}{'PSNR dB':>8s}{'before':>8s}"]
     lines += [
         f"{one.name:40s}{one.seconds:8.1f}{one.times_faster:7.2f}x{one.faces:8.1%}"
-        f"{_or_dash(one.mouth_follows_voice, '8.3f')}{_or_dash(one.psnr, '8.1f')}"
+        f"{_or_dash(one.mouth_follows_voice, '8.3f')}{_or_dash(one.psnr, '8.1f')}{one.seconds_before:8.1f}"
         for one in found.ways
     ]
     say(found.model_dump(), lines, as_json)

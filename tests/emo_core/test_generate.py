@@ -94,6 +94,22 @@ def test_another_video_does_not_go_on_there(model_folder, tmp_path, short_segmen
     assert {path.name for path in tmp_path.iterdir()} == {"v.mp4.unfinished"}
 
 
+def test_two_processes_do_not_go_on_with_one_video(model_folder, tmp_path, short_segments):
+    """The second is told so, and the first does not notice."""
+    refused = []
+
+    def again(step, _total):
+        if step == 20:
+            with pytest.raises(UserError, match="another emo generate is writing it") as error:
+                made(model_folder, tmp_path / "v.mp4", resume=True)
+            refused.append(error)
+
+    made(model_folder, tmp_path / "v.mp4", again, resume=True)
+    made(model_folder, tmp_path / "w.mp4")
+    assert refused and (tmp_path / "v.mp4").read_bytes() == (tmp_path / "w.mp4").read_bytes()
+    assert not (tmp_path / "v.mp4.unfinished").exists()
+
+
 def test_a_folder_of_other_things_is_left_alone(model_folder, tmp_path):
     (tmp_path / "v.mp4.unfinished").mkdir()
     (tmp_path / "v.mp4.unfinished" / "diary.txt").touch()

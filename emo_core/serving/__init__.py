@@ -1,0 +1,1 @@
+"""The model as a service: jobs that outlive what carries them out."""

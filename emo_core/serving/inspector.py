@@ -1,0 +1,78 @@
+"""Looks at what a client sent before it is accepted. Untrusted files are opened here, and where videos are made."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from emo_core.checkpoint import Card, at_hand, read_card
+from emo_core.inference.preprocess import Choice, frame_portrait, read_picture
+from emo_core.serving.wish import Wish
+from emo_data.errors import UserError
+from emo_data.schema import FPS, SAMPLE_RATE
+from emo_data.sound import TooLong, spool_sound
+
+PORTRAIT, SOUND, VIDEO = "portrait", "sound", "video.mp4"
+"""Names in a job's folder."""
+
+
+class Refused(Exception):
+    """Something is wrong with a request. `str` is a sentence for whoever made it."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(status, sentence)
+        self.status, self.sentence = status, sentence
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+@dataclass(frozen=True)
+class Models:
+    """The allow-list: who may speak."""
+
+    cards: dict[str, Card]
+    """By id; the first is taken where a client names none."""
+
+    @classmethod
+    def read(cls, folders: dict[str, str]) -> "Models":
+        """folders: by id; they may lie in a store. Raises UserError where one is no model that listens."""
+        cards = {}
+        for name, folder in folders.items():
+            with at_hand(folder) as place:
+                cards[name] = read_card(place)
+        return cls(cards)
+
+    def named(self, name: str) -> tuple[str, Card]:
+        """Id and card. Raises Refused."""
+        name = name or next(iter(self.cards))
+        if name not in self.cards:
+            raise Refused(422, f"model: there is no {name!r}; GET /v1/models lists them")
+        return name, self.cards[name]
+
+
+def inspect(folder: Path, wish: Wish, card: Card, max_seconds: float) -> int:
+    """Frames of the video that the job in a folder will become. Raises Refused."""
+    if card.speed_buckets is None and wish.speed != "calm":
+        raise Refused(422, "speed: this model knows no speeds; leave it out")
+    portrait, sound = folder / PORTRAIT, folder / SOUND
+    status = 415  # of what is no picture at all
+    try:
+        read_picture(portrait)
+        status = 422
+        frame_portrait(portrait, card.config.size, wish.region, Choice(face=wish.face))
+        seconds = len(spool_sound(sound, folder, max_seconds)) / SAMPLE_RATE
+    except TooLong as error:
+        raise Refused(413, f"audio: it is longer than {max_seconds:g} s, the most that is taken here") from error
+    except UserError as error:
+        raise Refused(status, for_a_client(str(error), folder)) from error
+    frames = round(seconds * FPS)
+    if frames < 1:
+        raise Refused(422, f"audio: {seconds:.3f} s of sound is less than one frame")
+    return frames
+
+
+def for_a_client(sentence: str, folder: Path) -> str:
+    """What the command line would say, in the service's words: no path of ours, no dashes before an option."""
+    for name, said in ((PORTRAIT, "portrait"), (SOUND, "audio")):
+        sentence = sentence.replace(str(folder / name), said)
+    return re.sub(r"--(?=[a-z])", "", sentence.replace(f"{folder}/", "").replace(str(folder), "here"))

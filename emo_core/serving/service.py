@@ -1,0 +1,222 @@
+"""The service without its HTTP and without its cluster: takes jobs in, has them carried out, knows how far they are."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from emo_core.serving.inspector import PORTRAIT, SOUND, VIDEO, Models, Refused
+from emo_core.serving.journal import Full, Journal, KeyTaken, new_id
+from emo_core.serving.wish import Job, State, Wish
+
+_CHUNK = 2**20
+_AFTER = 5
+"""Seconds after which a client may ask again when all is full."""
+_ATTEMPTS = 5
+"""Of a job whose maker died: a file that kills whatever reads it must not do so for ever."""
+
+
+class Limits(BaseModel):
+    """What one service takes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    queue: int = Field(64, ge=1, description="jobs that wait or are made")
+    portrait_bytes: int = Field(30 * 2**20, ge=1)
+    sound_bytes: int = Field(300 * 2**20, ge=1)
+    sound_seconds: float = Field(3600, gt=0)
+    short_seconds: float = Field(15, gt=0, description="of sound, for an answer that is waited for")
+    keep_seconds: float = Field(86400, gt=0, description="a job's result is kept so long after its end")
+
+
+class Upload(Protocol):
+    """A file that a client sends."""
+
+    async def read(self, size: int) -> bytes:
+        """Up to so many bytes; none at its end."""
+
+
+class Lost(Exception):
+    """Who made a job is no more; another may go on."""
+
+
+class Hands(Protocol):
+    """Who does the work, in whatever process."""
+
+    async def inspect(self, folder: Path, wish: Wish, max_seconds: float) -> int:
+        """Raises Refused. See `emo_core.serving.inspector`."""
+
+    def make(self, folder: Path, wish: Wish) -> AsyncIterator[float]:
+        """Shares that are done, as they are; closing it ends the work. Raises Refused, and Lost."""
+
+
+class Busy(Exception):
+    """Too much is going on; `after` seconds from now it may be different."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__(after)
+        self.after = after
+
+
+class Service:
+    """To be made in a running event loop. Its folder:
+
+    journal.sqlite    which jobs there are, see `emo_core.serving.journal`
+    jobs/ID/          a job's portrait, sound, and what there is of its video
+    """
+
+    def __init__(self, folder: Path, models: Models, hands: Hands, limits: Limits) -> None:
+        self.models, self.limits = models, limits
+        self._hands, self._jobs = hands, folder / "jobs"
+        self._jobs.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal(folder / "journal.sqlite")
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._changes: dict[str, asyncio.Event] = {}
+        self._arriving: set[str] = set()
+        self._sweep()
+        for job in self._journal.open_jobs():
+            self._journal.wait(job.id)
+            self._carry_out(job)
+        self._sweeper = asyncio.create_task(self._sweep_for_ever())
+
+    async def close(self) -> None:
+        """Let go of everything; jobs go on where they are when the service comes back."""
+        tasks = [self._sweeper, *self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._journal.close()
+
+    def video(self, job: Job) -> Path:
+        """Where its result lies, once it is done."""
+        return self._jobs / job.id / VIDEO
+
+    def get(self, job: str) -> Job | None:
+        """None where there is none, or no longer."""
+        return self._journal.get(job)
+
+    def counts(self) -> dict[State, int]:
+        """Jobs by state."""
+        return self._journal.counts()
+
+    async def changed(self, job: str) -> None:
+        """Returns when there is something new about it."""
+        await self._changes.setdefault(job, asyncio.Event()).wait()
+
+    async def submit(
+        self, portrait: Upload, sound: Upload, wish: Wish, key: str | None, max_seconds: float | None = None
+    ) -> Job:
+        """Take a job in; what is returned is on the disk. The same key and the same request are the same job.
+
+        max_seconds: of sound, where less than usual is taken. Raises Refused, and Busy.
+        """
+        name, _ = self.models.named(wish.model)
+        wish = wish.model_copy(update={"model": name})
+        if not (key is not None and self._journal.has(key)) and self._full(len(self._arriving)):
+            raise Busy(_AFTER)
+        job = new_id()
+        folder = self._jobs / job
+        self._arriving.add(job)
+        try:
+            folder.mkdir()
+            digest = hashlib.sha256(wish.model_dump_json().encode())
+            await _receive("portrait", portrait, folder / PORTRAIT, self.limits.portrait_bytes, digest)
+            await _receive("audio", sound, folder / SOUND, self.limits.sound_bytes, digest)
+            earlier = None if key is None else self._journal.known(key, digest.hexdigest())
+            if earlier is None and self._full():
+                raise Busy(_AFTER)  # it has filled up meanwhile; to inspect costs more than to ask again
+            most = min(max_seconds or self.limits.sound_seconds, self.limits.sound_seconds)
+            frames = 0 if earlier is not None else await self._hands.inspect(folder, wish, most)
+            accepted = earlier or self._journal.accept(job, wish, frames, digest.hexdigest(), key, self.limits.queue)
+        except Full as error:
+            raise Busy(_AFTER) from error
+        except KeyTaken as error:
+            raise Refused(422, "Idempotency-Key: it was given with another request; take a new one") from error
+        finally:
+            self._arriving.remove(job)
+            if self._journal.get(job) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+        if accepted.id == job:
+            self._carry_out(accepted)
+        return accepted
+
+    async def cancel(self, job: str) -> None:
+        """Nobody wants it any more. What is over stays as it is."""
+        if self._journal.end(job, State.CANCELLED):
+            self._tell(job)
+            task = self._tasks.get(job)
+            if task is not None:
+                task.cancel()
+
+    def _carry_out(self, job: Job) -> None:
+        task = asyncio.create_task(self._until_over(job), name=f"job {job.id}")
+        self._tasks[job.id] = task
+        task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
+
+    async def _until_over(self, job: Job) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                async with aclosing(self._hands.make(self._jobs / job.id, job.wish)) as shares:  # type: ignore[type-var]
+                    async for share in shares:
+                        self._journal.advance(job.id, int(share * job.frames_total))
+                        self._tell(job.id)
+                self._journal.end(job.id, State.DONE)
+                break
+            except Refused as refused:
+                self._journal.end(job.id, State.FAILED, refused.sentence)
+                break
+            except Lost:
+                self._journal.wait(job.id)
+                await asyncio.sleep(attempt)
+            except Exception:
+                self._journal.end(job.id, State.FAILED, "something went wrong in the service; its log says what")
+                self._tell(job.id)
+                raise
+        else:
+            self._journal.end(job.id, State.FAILED, f"whoever made it died, {_ATTEMPTS} times")
+        self._tell(job.id)
+
+    def _tell(self, job: str) -> None:
+        change = self._changes.pop(job, None)
+        if change is not None:
+            change.set()
+
+    def _full(self, more: int = 0) -> bool:
+        return len(self._tasks) + more >= self.limits.queue
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(min(self.limits.keep_seconds, 60))
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Forget jobs that have been over for long enough, and folders of requests that were never accepted."""
+        for job in self._journal.ended_before(time.time() - self.limits.keep_seconds):
+            self._journal.forget(job)
+        for folder in self._jobs.iterdir():
+            if folder.name not in self._arriving and self._journal.get(folder.name) is None:
+                shutil.rmtree(folder)
+
+
+async def _receive(name: str, upload: Upload, path: Path, limit: int, digest: "hashlib._Hash") -> None:
+    """Write a client's file to the disk, to stay there. digest: is told of it. Raises Refused."""
+    size = 0
+    with path.open("wb") as file:
+        while chunk := await upload.read(_CHUNK):
+            size += len(chunk)
+            if size > limit:
+                raise Refused(413, f"{name}: it has more than {limit:,} bytes, the most that is taken here")
+            file.write(chunk)
+            digest.update(chunk)
+        file.flush()
+        await asyncio.to_thread(os.fsync, file.fileno())
+    digest.update(size.to_bytes(8, "big"))
+    if not size:
+        raise Refused(422, f"{name}: the file is empty")

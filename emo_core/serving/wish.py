@@ -1,0 +1,121 @@
+"""What a client asks for beside its two files, and how far a job is. The service's own words for `inference`."""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from emo_core.inference.preprocess import SPEEDS
+from emo_core.inference.sampling import Sampling, SchedulerName
+
+_FOUR = re.compile(r"\d*\.?\d+(,\d*\.?\d+){3}")
+
+
+def _speed(text: str) -> str:
+    """A file's name would be one of the server's."""
+    if text not in SPEEDS:
+        try:
+            given = float(text)
+        except ValueError as error:
+            raise ValueError(f"give degrees per frame (0 to 2) or {', '.join(SPEEDS)}") from error
+        if not 0 <= given <= 2:
+            raise ValueError("must lie between 0 and 2 degrees per frame")
+    return text
+
+
+def _region(text: str) -> str:
+    if text in ("auto", "all"):
+        return text
+    x0, y0, x1, y1 = _box(text)
+    return f"{x0:g},{y0:g},{x1:g},{y1:g}"
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    if not _FOUR.fullmatch(text):
+        raise ValueError("give auto, all, or x0,y0,x1,y1 in 0-1")
+    x0, y0, x1, y1 = map(float, text.split(","))
+    if not (x0 < x1 <= 1 and y0 < y1 <= 1):
+        raise ValueError("needs 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
+    return x0, y0, x1, y1
+
+
+class Wish(BaseModel):
+    """How a video is to be made. Unknown fields are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: Annotated[str, Field(description="an id of GET /v1/models; empty is the first", max_length=100)] = ""
+    speed: Annotated[
+        str,
+        Field(description="of the head: degrees per frame, or still, calm, lively, singing", max_length=20),
+        AfterValidator(_speed),
+    ] = "calm"
+    region: Annotated[
+        str,
+        Field(
+            description="where the face may go: auto, all, or x0,y0,x1,y1 in 0-1 of the framed picture", max_length=60
+        ),
+        AfterValidator(_region),
+    ] = "auto"
+    face: Annotated[int | None, Field(description="which one speaks, from left to right", ge=1, le=100)] = None
+    steps: Annotated[int, Field(description="denoising steps per clip", ge=1, le=100)] = 15
+    scheduler: SchedulerName = "dpm++"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    guidance: Annotated[float | None, Field(description="both scales in one", ge=0, le=20)] = None
+    reference_scale: Annotated[float | None, Field(ge=0, le=20)] = None
+    audio_scale: Annotated[float | None, Field(ge=0, le=20)] = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.guidance is not None and (self.reference_scale, self.audio_scale) != (None, None):
+            raise ValueError("guidance is both scales in one: give it, or reference_scale and audio_scale")
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """As the pipeline takes it."""
+        reference, audio = (
+            default if (said := own if self.guidance is None else self.guidance) is None else said
+            for own, default in (
+                (self.reference_scale, Sampling.reference_scale),
+                (self.audio_scale, Sampling.audio_scale),
+            )
+        )
+        return Sampling(self.steps, reference, audio, self.seed, self.scheduler)
+
+
+class State(StrEnum):
+    """Of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def over(self) -> bool:
+        """Whether it stays so."""
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+class Job(BaseModel):
+    """One video, from acceptance to its end."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    wish: Wish
+    state: State
+    frames_done: int
+    frames_total: int
+    error: str | None
+    accepted: float
+    """Seconds since 1970; so the next."""
+    ended: float | None
+
+    @property
+    def progress(self) -> float:
+        """0 to 1."""
+        return 1.0 if self.state == State.DONE else self.frames_done / self.frames_total
