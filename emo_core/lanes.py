@@ -22,7 +22,7 @@ def side_by_side(device: torch.device) -> int:
 
 @contextmanager
 def lanes(count: int) -> Iterator[Lanes]:
-    """So many at a time, each on a thread of its own; one is this thread. What is thread-local, such as
+    """So many at a time, each on a thread of its own; a count of 1 runs on this thread. What is thread-local, such as
     `torch.no_grad`, is for the work to set."""
     if count == 1:
         yield lambda work, items: list(map(work, items))

@@ -5,6 +5,7 @@ in a store it is one PUT. A store's hiccups (503, a connection that breaks, an a
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -89,7 +90,7 @@ class Folder:
         try:
             if self.local:
                 with self._beside(name, data) as (unfinished, target):
-                    os.link(unfinished, target)
+                    _link(unfinished, target, data)
             else:
                 self._patiently(lambda: self._fs.pipe_file(self._path(name), data, mode="create"))
         except FileExistsError:
@@ -219,6 +220,17 @@ class Folder:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(unfinished)
         _flush_names(folder)
+
+
+def _link(source: str, target: str, data: bytes) -> None:
+    """FileExistsError where the name is taken. Some disks (FAT, network mounts) know no links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        with open(target, "xb") as file:
+            file.write(data)
 
 
 def _flush_names(folder: str) -> None:

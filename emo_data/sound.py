@@ -50,16 +50,17 @@ def _blocks(path: Path, start: float | None, seconds: float | None) -> Iterator[
             raise Unreadable("there is no sound in it")
         if start is not None and stream.time_base is not None and start > 1:
             container.seek(int((start - 1) / stream.time_base), stream=stream)  # earlier: a decoder needs a run-up
-        begin, run = start, None
+        begin, run, before = start, None, None
         for frame in (frame for packet in packets(container, stream) for frame in frames_of(packet)):
             time = frame.time if frame.time is not None else (run.heard if run else 0.0)
             if start is not None and seconds is not None and time > start + seconds:
                 break
-            if run is None or abs(time - run.heard) > _SOUND_GAP:
+            kind = frame.sample_rate, frame.layout.name, frame.format.name  # joined files change theirs midway
+            if run is None or abs(time - run.heard) > _SOUND_GAP or kind != before:
                 if run is not None:
                     yield from run.add(None)
                 begin = time if begin is None else begin
-                run = _Run(round((time - begin) * SAMPLE_RATE), time)
+                run, before = _Run(round((time - begin) * SAMPLE_RATE), time), kind
             yield from run.add(frame)
         if run is not None:
             yield from run.add(None)
@@ -101,10 +102,12 @@ class SpooledSound:
         self._file, self._length = tempfile.TemporaryFile(dir=folder), 0  # noqa: SIM115 (it lasts as long as the object)
         for at, samples in _blocks(path, None, None):
             _check(samples)
-            os.pwrite(self._file.fileno(), samples.tobytes(), 4 * at)
+            self._file.seek(4 * at)
+            self._file.write(samples.tobytes())
             self._length = max(self._length, at + len(samples))
             if self._length > max_seconds * SAMPLE_RATE:
                 raise TooLong(f"{path}: there are more than {max_seconds:g} s of sound")
+        self._file.flush()
 
     def __len__(self) -> int:
         return self._length

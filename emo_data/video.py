@@ -231,12 +231,14 @@ def video_encoder(
     """As `encode_video`, for frames that are handed over one by one."""
     # Moving the index to the front means reading the file again, which only a file on disk allows.
     options = {"movflags": "+faststart"} if isinstance(target, Path) else {}
-    with av.open(target, "w", format="mp4", options=options) as container:
+    place = _address(target) if isinstance(target, Path) else target
+    with av.open(place, "w", format="mp4", options=options) as container:
         container.metadata["comment"] = comment
         rate = Fraction(fps).limit_denominator(1001)
         # With mbtree, x264 encodes pictures of less than 128 pixels a little differently each time, and equal sources
-        # must give equal rows. Between frequent key frames it saves larger ones little.
-        how = {"crf": str(crf), "preset": "veryfast", "x264-params": "mbtree=0"}
+        # must give equal rows. Between frequent key frames it saves larger ones little. Threads change the bytes, too.
+        told = "mbtree=0:threads=1:lookahead-threads=1:colormatrix=smpte170m"  # the last is what swscale makes of RGB
+        how = {"crf": str(crf), "preset": "veryfast", "x264-params": told}
         video = container.add_stream("libx264", rate=rate, options=how)
         video.pix_fmt = "yuv420p"
         video.codec_context.gop_size = max(1, round(fps * key_frame_seconds))
@@ -257,6 +259,11 @@ def video_encoder(
             container.mux(audio.encode())
 
 
+def _address(path: Path) -> str:
+    """FFmpeg takes what stands before a colon for a protocol."""
+    return f"file:{path.absolute()}"
+
+
 def join_videos(
     target: Path, parts: Sequence[Path], sound: ByTime, sample_rate: int, metadata: Mapping[str, str]
 ) -> None:
@@ -264,14 +271,14 @@ def join_videos(
 
     parts: written by `encode_video`, alike in size and settings. sound: float32 mono in -1..1.
     """
-    with av.open(target, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with av.open(_address(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata.update(metadata)
-        with av.open(parts[0]) as first:
+        with av.open(_address(parts[0])) as first:
             video = container.add_stream_from_template(first.streams.video[0])
         audio = container.add_stream("aac", rate=sample_rate, layout="mono")
         start, heard = 0, 0
         for part in parts:
-            with av.open(part) as source:
+            with av.open(_address(part)) as source:
                 stream = source.streams.video[0]
                 assert stream.time_base is not None and stream.duration is not None  # encode_video wrote them
                 end = start + stream.duration

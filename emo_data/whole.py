@@ -12,6 +12,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     unfinished = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

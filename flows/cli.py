@@ -1,6 +1,7 @@
 """The `emo` command."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -94,4 +95,5 @@ def main() -> None:
     # before torch is imported, which only the commands do.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever stops us lets us clear up
     sys.exit(run(sys.argv[1:]))

@@ -2,9 +2,11 @@
 
 import dataclasses
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -13,13 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from emo_core.checkpoint import Card, at_hand, fingerprint
-from emo_core.inference.export import stamp, write_sheet, write_sidecar, write_talking
+from emo_core.inference.export import MARK, stamp, write_sheet, write_sidecar, write_talking
 from emo_core.inference.paste import Paste
 from emo_core.inference.pipeline import Drive, EMOPipeline, Talk
-from emo_core.inference.preprocess import JITTERS, Choice, Framed, frame_portrait, parse_speed
+from emo_core.inference.preprocess import JITTERS, Choice, frame_portrait, parse_speed
 from emo_core.inference.sampling import Sampling
 from emo_core.inference.unfinished import Unfinished, beside
 from emo_core.measure.clock import device_name
@@ -33,6 +36,7 @@ OnProgress = Callable[[int, int], None]
 """(denoising steps done, steps in all)."""
 
 
+_LIBRARIES = ("torch", "diffusers", "transformers", "mediapipe", "numpy", "av", "opencv-contrib-python")
 Separate = Callable[[np.ndarray], np.ndarray]
 """float32 (S,) at 16 kHz, voice and music -> the voice alone, as long."""
 
@@ -95,7 +99,7 @@ def generate(
     written.
     """
     began = time.monotonic()
-    check_out(request.out)
+    check_out(request.out, request.portrait, request.audio)
     pipeline, card = loaded.pipeline, loaded.pipeline.checkpoint.card
     if card.speed_buckets is None and request.speed != Request.speed:
         raise UserError(f"--speed {request.speed}: this model knows no speeds; train stage 3 and give its model")
@@ -116,19 +120,31 @@ def generate(
         hashlib.sha256(voice.tobytes()).hexdigest() if isinstance(voice, np.ndarray) else settings["audio"]
     )
     told = {name: settings[name] for name in ("tool", "version", "model", "seed")}
-    with beside(request.out, keep=request.resume) as place:
+    with _room(request), beside(request.out, keep=request.resume) as place:
         clips = -(-frames // card.config.frames)
         with Unfinished(place, settings, clips, card.config.frames, FPS) as unfinished:
             talk = pipeline.begin(framed.portrait, drive, request.sampling, unfinished.done, unfinished.last)
-            _denoise(pipeline, talk, unfinished, partial(_finished, request, framed), on_progress)
+            paste = Paste(framed.whole, framed.square) if request.paste else None
+            _denoise(pipeline, talk, unfinished, partial(_finished, paste, request.mark), on_progress)
         # Put together in there: of whatever ends the process now, nothing is left beside the video.
         write_talking(place / request.out.name, unfinished.segments, sound, SAMPLE_RATE, told)
         (place / request.out.name).replace(request.out)
-    if request.preview is not None:
-        write_sheet(request.out, request.preview)
-    device = device_name(pipeline.backbone.device)
-    write_sidecar(request.out, settings | {"device": device}, round(time.monotonic() - began, 1))
+        if request.preview is not None:
+            write_sheet(request.out, request.preview)
+        # Last: who finds it finds the whole result.
+        device = device_name(pipeline.backbone.device)
+        write_sidecar(request.out, settings | {"device": device}, round(time.monotonic() - began, 1))
     return frames
+
+
+@contextmanager
+def _room(request: Request) -> Iterator[None]:
+    """A full disk is said, with what is safe."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        safe = "; what is finished is kept, type it again" if request.resume else ""
+        raise UserError(f"--out {request.out}: cannot be written: {error}{safe}") from error
 
 
 def _separated(separate: Separate, sound: np.ndarray) -> np.ndarray:
@@ -138,12 +154,21 @@ def _separated(separate: Separate, sound: np.ndarray) -> np.ndarray:
     return voice
 
 
-def check_out(out: Path) -> None:
-    """UserError where no video can be written there."""
+def check_out(out: Path, *sources: Path) -> None:
+    """UserError where no video can be written there, or it would replace what is not ours."""
     if out.suffix.lower() != ".mp4":
         raise UserError(f"--out {out}: must end in .mp4")
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: the folder {out.parent} does not exist")
+    if not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out {out}: nothing may be written in {out.parent}")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {out}: is there and is no file")
+    if any(source.exists() and out.exists() and source.samefile(out) for source in sources):
+        raise UserError(f"--out {out}: is what the video is made from; choose another name")
+    sidecar = out.with_suffix(".json")
+    if sidecar.exists() and MARK not in sidecar.read_text(errors="replace"):
+        raise UserError(f"--out {out}: {sidecar.name} beside it is something else; choose another name")
 
 
 def _denoise(
@@ -155,8 +180,8 @@ def _denoise(
 ) -> None:
     """All clips that are in no segment yet.
 
-    A clip is copied from the device, kept and encoded on a thread of its own while the next one is denoised. Networks
-    run on the calling thread alone: where OpenMP has threads, two that want them make each other several times slower.
+    A clip is copied from the device, kept and encoded on a thread of its own while the next one is denoised. No network
+    runs on that one: where OpenMP has threads, two that want them make each other several times slower.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as thread:
         encoded: Future[None] | None = None
@@ -188,29 +213,25 @@ def _clips(
         yield talk.done - 1, latents
 
 
-def _finished(request: Request, framed: Framed, pictures: Tensor) -> Iterator[np.ndarray]:
+def _finished(paste: Paste | None, mark: bool, pictures: Tensor) -> Iterator[np.ndarray]:
     """Frames as they are to be seen. pictures: uint8 (f, pixels, pixels, 3)."""
-    frames: Iterator[np.ndarray] = iter(pictures.cpu().numpy())
-    if request.paste:
-        frames = map(Paste(framed.whole, framed.square), frames)
-    return map(stamp, frames) if request.mark else frames
+    for frame in pictures.cpu().numpy():
+        shown = frame if paste is None else paste(frame)
+        yield stamp(shown) if mark else shown
 
 
 def _settings(request: Request, loaded: Loaded, card: Card, frames: int) -> dict[str, Any]:
     """All that decides the frames, as JSON: files by their content, for they may lie elsewhere tomorrow."""
-    given = [request.speed] if request.speed.endswith(".csv") else []
-    given += [request.region] if Path(request.region).is_file() else []
     return {
         "tool": "Open EMO",
         "version": version("open-emo"),
-        "libraries": {name: version(name) for name in ("torch", "diffusers", "transformers", "mediapipe")},
+        "libraries": {name: version(name) for name in _LIBRARIES},
         "model": loaded.fingerprint,
         "stage": card.stage,
         "portrait": _content(request.portrait),
         "audio": _content(request.audio),
-        "speed": request.speed,
-        "region": request.region,
-        "files": {name: _content(Path(name)) for name in given},
+        "speed": _said(request.speed),
+        "region": _said(request.region),
         **dataclasses.asdict(request.choice),
         **{name: list(value) if isinstance(value, tuple) else value for name, value in vars(request.sampling).items()},
         "paste": request.paste,
@@ -219,6 +240,11 @@ def _settings(request: Request, loaded: Loaded, card: Card, frames: int) -> dict
         "frames": frames,
         "fps": FPS,
     }
+
+
+def _said(option: str) -> str:
+    """A word, numbers, or a file's content."""
+    return f"sha256:{_content(Path(option))}" if Path(option).is_file() else option
 
 
 def _content(path: Path) -> str:

@@ -40,8 +40,8 @@ class Choice:
     """x0, y0, x1, y1 in 0-1: only this part of the picture is looked at."""
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """Any still picture as upright RGB uint8 (H, W, 3); what is transparent becomes white."""
+def read_picture(path: Path, ground: str = "white") -> np.ndarray:
+    """Any still picture as upright RGB uint8 (H, W, 3). ground: what lies under what is transparent."""
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             opened = Image.open(path)
@@ -52,7 +52,7 @@ def read_picture(path: Path) -> np.ndarray:
             upright = ImageOps.exif_transpose(picture)
             if "A" in upright.getbands() or "transparency" in upright.info:
                 layer = upright.convert("RGBA")
-                upright = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+                upright = Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer)
             if upright.mode.startswith("I") or upright.mode == "F":  # Pillow would cut what is above 255
                 upright = _in_8_bits(upright)
             return np.asarray(upright.convert("RGB"))
@@ -138,13 +138,16 @@ def _region(
     numbers = region.split(",")
     if len(numbers) == 4:
         return region_mask(_parse_box(region, numbers)[None], size)
-    mask = read_picture(Path(region))
+    mask = read_picture(Path(region), ground="black")
     if mask.shape != shape:
         raise UserError(
             f"{region}: the mask has {mask.shape[1]} x {mask.shape[0]} pixels, the portrait {shape[1]} x {shape[0]}; "
             "draw it on the portrait"
         )
-    return (crop(mask[part], square, size)[None, ..., 0] > 127).astype(np.float32)
+    found = (crop(mask[part], square, size)[None, ..., 0] > 127).astype(np.float32)
+    if not found.any():
+        raise UserError(f"{region}: the mask lets the face be nowhere; draw in white where it may be")
+    return found
 
 
 def _parse_box(region: str, numbers: list[str]) -> np.ndarray:
@@ -190,6 +193,8 @@ def _speed_curve(path: Path, frames: int, fps: float) -> np.ndarray:
         raise UserError(f"--speed {path}: {error}; every line must be seconds,speed") from error
     if table.shape[1] != 2 or not len(table) or (np.diff(table[:, 0]) <= 0).any():
         raise UserError(f"--speed {path}: every line must be seconds,speed with rising seconds")
+    if not np.isfinite(table).all():
+        raise UserError(f"--speed {path}: every line must be seconds,speed in numbers")
     if not ((table[:, 1] >= 0) & (table[:, 1] <= 2)).all():
         raise UserError(f"--speed {path}: speeds must lie between 0 and 2 degrees per frame")
     return np.interp(np.arange(frames) / fps, table[:, 0], table[:, 1]).astype(np.float32)

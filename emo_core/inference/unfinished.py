@@ -9,11 +9,10 @@ Each segment is encoded on its own, so a video that was interrupted is, byte for
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import numpy as np
@@ -31,11 +30,15 @@ SEGMENT_SECONDS = 10
 _SETTINGS, _CLIPS = "settings.json", "clips.safetensors"
 
 
+class BegunOtherwise(UserError):
+    """What there is belongs to another video, or to another version of what makes it."""
+
+
 class Unfinished:
     """A folder; see above. settings: JSON. clips: of the whole video, each of so many frames.
 
     Inside its `with` block clips are added, one after the other; what the block fails with leaves a segment that is not
-    whole out. Raises UserError where the folder is another video's.
+    whole out. Raises BegunOtherwise where the folder is another video's.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], clips: int, clip_frames: int, fps: float) -> None:
@@ -97,10 +100,10 @@ class Unfinished:
             with whole_file(told) as path:
                 path.write_text(json.dumps(settings, indent=1))
             return
-        began = json.loads(told.read_text())
+        began, settings = json.loads(told.read_text()), json.loads(json.dumps(settings))
         other = sorted(name for name in began.keys() | settings.keys() if began.get(name) != settings.get(name))
         if other:
-            raise UserError(
+            raise BegunOtherwise(
                 f"--resume: {self._folder} was begun with another {', '.join(other)}; give the same again, or delete it"
             )
 
@@ -122,19 +125,28 @@ def _contiguous(folder: Path) -> list[Path]:
 
 @contextmanager
 def beside(out: Path, *, keep: bool) -> Iterator[Path]:
-    """The folder for what there is of `out`; it is gone when the block ends well. keep: stays when it does not.
+    """The folder for what there is of `out`; it is gone when the block ends well. keep: stays when it does not, and is
+    gone on with where it is there.
 
-    Raises UserError where it holds something else, or another process is at it.
+    Raises UserError where it holds something else, or another process is at it (Taken).
     """
-    folder = out.with_name(f"{out.name}.unfinished" if keep else f".{os.getpid()}.{out.name}.unfinished")
+    if not keep:
+        with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as scratch:
+            yield Path(scratch)
+        return
+    folder = out.with_name(f"{out.name}.unfinished")
     folder.mkdir(exist_ok=True)
-    if not (folder / _SETTINGS).exists() and any(path.name != "work" for path in folder.iterdir()):
+    if not (folder / _SETTINGS).exists() and any(path.name != "work" for path in _visible(folder)):
         raise UserError(f"--resume: {folder} holds something else; move it, or choose another --out")
-    try:
-        with leased(Folder(str(folder.absolute())), "emo generate"):
-            yield folder
-    except BaseException:
-        if not keep:
-            shutil.rmtree(folder, ignore_errors=True)  # as far as it got
-        raise
-    shutil.rmtree(folder)
+    with leased(Folder(str(folder.absolute())), "emo generate"):
+        yield folder
+        for path in folder.iterdir():
+            if path.name != "work":
+                path.unlink()
+    with suppress(OSError):  # somebody else has begun there
+        for empty in (folder / "work" / "lease", folder / "work", folder):
+            empty.rmdir()
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]

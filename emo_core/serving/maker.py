@@ -1,5 +1,6 @@
 """Carries jobs out: the models, warm, and one job's folder at a time."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 
 from emo_core.inference.generate import Loaded, Request, generate, load_pipeline
 from emo_core.inference.preprocess import Choice
+from emo_core.inference.unfinished import BegunOtherwise
 from emo_core.serving.inspector import PORTRAIT, SOUND, VIDEO, Refused, for_a_client
 from emo_core.serving.wish import Wish
 from emo_data.errors import UserError
@@ -41,8 +43,6 @@ class Maker:
         wish: with the model's id. tell: which share is done. stop: ends it within a denoising step. Raises Stopped,
         and Refused where the inputs cannot become a video.
         """
-        if (folder / VIDEO).with_suffix(".json").exists():
-            return  # an earlier attempt came to its end, and nobody heard of it
         request = Request(
             portrait=folder / PORTRAIT,
             audio=folder / SOUND,
@@ -59,10 +59,12 @@ class Maker:
                 raise Stopped
             tell(done / total)
 
-        while True:
+        # Where it is there an earlier attempt came to its end, and nobody heard of it.
+        while not (folder / VIDEO).with_suffix(".json").exists():
             try:
                 generate(self._loaded[wish.model], request, on_progress)
-                return
+            except BegunOtherwise:  # before the service got other libraries, or the model was trained on
+                shutil.rmtree(folder / f"{VIDEO}.unfinished")
             except Taken:
                 if stop.wait(_PATIENCE):
                     raise Stopped from None

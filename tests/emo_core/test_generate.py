@@ -18,7 +18,7 @@ from PIL import Image
 from emo_core.inference import sampling, unfinished
 from emo_core.inference.export import MARK
 from emo_core.inference.generate import Request, generate, load_pipeline
-from emo_core.inference.preprocess import Choice, frame_portrait, read_picture
+from emo_core.inference.preprocess import Choice, frame_portrait, parse_speed, read_picture
 from emo_core.inference.sampling import Sampling
 from emo_data.errors import UserError
 from emo_data.sound import read_sound, write_sound
@@ -108,6 +108,59 @@ def test_two_processes_do_not_go_on_with_one_video(model_folder, tmp_path, short
     made(model_folder, tmp_path / "w.mp4")
     assert refused and (tmp_path / "v.mp4").read_bytes() == (tmp_path / "w.mp4").read_bytes()
     assert not (tmp_path / "v.mp4.unfinished").exists()
+
+
+def test_an_interrupted_crop_goes_on(model_folder, tmp_path, short_segments):
+    """A box is a list once it was written down."""
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, _total):
+        if step == 20:
+            raise Stop
+
+    how = {"choice": Choice(crop=(0.0, 0.0, 1.0, 1.0)), "resume": True}
+    with pytest.raises(Stop):
+        made(model_folder, tmp_path / "v.mp4", stop, **how)
+    made(model_folder, tmp_path / "v.mp4", lambda step, _: step > 16 or pytest.fail("from the beginning"), **how)
+
+
+def test_a_name_may_hold_what_ffmpeg_takes_for_a_protocol(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made(model_folder, Path("talk: one.mp4"))
+    assert {path.name for path in tmp_path.iterdir()} == {"talk: one.mp4", "talk: one.json"}
+
+
+def test_what_is_not_ours_is_not_replaced(model_folder, tmp_path):
+    (tmp_path / "song.json").write_text('{"lyrics": 1}')
+    (tmp_path / "folder.mp4").mkdir()
+    for name, said in (("song.mp4", "song.json beside it is something else"), ("folder.mp4", "is no file")):
+        with pytest.raises(UserError, match=said):
+            made(model_folder, tmp_path / name)
+    made(model_folder, tmp_path / "v.mp4")
+    before = (tmp_path / "v.mp4").read_bytes()
+    with pytest.raises(UserError, match="what the video is made from"):
+        made(model_folder, tmp_path / "v.mp4", audio=tmp_path / "v.mp4")
+    assert (tmp_path / "v.mp4").read_bytes() == before
+    made(model_folder, tmp_path / "v.mp4")
+
+
+def test_a_full_disk_is_said_and_what_is_finished_is_kept(model_folder, tmp_path, short_segments, monkeypatch):
+    original, calls = unfinished.save_file, []
+
+    def full(*given):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        original(*given)
+
+    monkeypatch.setattr(unfinished, "save_file", full)
+    with pytest.raises(UserError, match="No space left on device; what is finished is kept"):
+        made(model_folder, tmp_path / "v.mp4", resume=True)
+    made(model_folder, tmp_path / "v.mp4", resume=True)
+    made(model_folder, tmp_path / "w.mp4")
+    assert (tmp_path / "v.mp4").read_bytes() == (tmp_path / "w.mp4").read_bytes()
 
 
 def test_a_folder_of_other_things_is_left_alone(model_folder, tmp_path):
@@ -305,3 +358,23 @@ def test_sounds_of_all_kinds(real_data, encoder, name, refused):
     else:
         sound = read_sound(real_data / name)
         assert np.isfinite(encoder.encode(sound, round(len(sound) / 640), 25)).all()
+
+
+def test_a_mask_is_where_it_is_white_and_must_be_somewhere(model_folder, tmp_path):
+    """Drawn with a white brush on a transparent layer, too."""
+    portrait = model_folder / "portrait.png"
+    width, height = Image.open(portrait).size
+    layer = np.zeros((height, width, 4), np.uint8)
+    layer[: height // 2] = 255
+    Image.fromarray(layer).save(tmp_path / "half.png")
+    mask = frame_portrait(portrait, 32, str(tmp_path / "half.png"), Choice()).portrait.mask
+    assert 0.2 < mask.mean() < 0.8
+    Image.fromarray(np.zeros_like(layer)).save(tmp_path / "none.png")
+    with pytest.raises(UserError, match="nowhere"):
+        frame_portrait(portrait, 32, str(tmp_path / "none.png"), Choice())
+
+
+def test_a_curve_is_numbers(tmp_path):
+    (tmp_path / "curve.csv").write_text("0,0.5\nnan,1\n")
+    with pytest.raises(UserError, match="in numbers"):
+        parse_speed(str(tmp_path / "curve.csv"), 10, 25)

@@ -7,6 +7,7 @@ import pytest
 
 from emo_data.container import Unreadable
 from emo_data.errors import UserError
+from emo_data.schema import SAMPLE_RATE
 from emo_data.sound import read_sound, sound_between, spool_sound, write_sound
 from emo_data.video import encode_video, probe
 from tests.emo_data.conftest import write_wave
@@ -96,3 +97,20 @@ def test_what_is_no_number_harms_only_the_stretch_that_holds_it(tmp_path):
         sound_between(tmp_path / "odd.wav", 1.0, 1.0)
     with pytest.raises(UserError, match="not numbers"):
         spool_sound(tmp_path / "odd.wav", tmp_path)
+
+
+def test_joined_files_change_their_rate_midway(tmp_path):
+    """Two MP3 of other rates, one after the other in one file."""
+    tone = np.sin(np.arange(SAMPLE_RATE) / 10).astype(np.float32)[None]
+    for name, rate in (("a.mp3", 44_100), ("b.mp3", 22_050)):
+        with av.open(tmp_path / name, "w") as container:
+            stream = container.add_stream("mp3", rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            frame.sample_rate = SAMPLE_RATE
+            resampler = av.AudioResampler(format="fltp", rate=rate, frame_size=1152)
+            for block in [*resampler.resample(frame), *resampler.resample(None)]:
+                container.mux(stream.encode(block))
+            container.mux(stream.encode())
+    (tmp_path / "both.mp3").write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("a.mp3", "b.mp3")))
+    sound = read_sound(tmp_path / "both.mp3")
+    assert len(sound) > 1.5 * SAMPLE_RATE and np.abs(sound[-SAMPLE_RATE // 2 : -SAMPLE_RATE // 4]).max() > 0.5
