@@ -25,11 +25,11 @@ def serve(
     import os
     from pathlib import Path
 
+    if host not in ("127.0.0.1", "localhost", "::1") and not os.environ.get("EMO_TOKEN"):
+        raise UserError(f"--host {host}: others could reach it; set EMO_TOKEN, which they must then show")
     from emo_core.serving.on_ray import Settings, serve_here
     from emo_core.serving.service import Limits
 
-    if host not in ("127.0.0.1", "localhost", "::1") and not os.environ.get("EMO_TOKEN"):
-        raise UserError(f"--host {host}: others could reach it; set EMO_TOKEN, which they must then show")
     settings = Settings(
         models=_named(model),
         folder=str(Path(jobs).absolute()),
