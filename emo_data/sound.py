@@ -1,4 +1,4 @@
-"""Sound out of files of any kind: 16 kHz mono, laid out by its time stamps.
+"""Sound out of files of any kind, laid out by its time stamps: 16 kHz mono to learn from, 48 kHz stereo to be heard.
 
 Legend: S samples. Times are seconds in the file's own time.
 """
@@ -19,31 +19,37 @@ from emo_data.errors import UserError
 from emo_data.schema import SAMPLE_RATE
 
 Sound = TypeVar("Sound", np.ndarray, "SpooledSound")
+FILM_RATE = 48_000
+"""Hz of the sound of a video that people watch."""
 _SOUND_GAP = 0.02
 """Seconds by which a block of sound may miss its time stamp before it is moved to where the stamp says."""
 
 
 class _Run:
-    """Sound without a gap, resampled to 16 kHz mono as it comes: (where it goes, float32 samples)."""
+    """Sound without a gap, resampled as it comes: (where it goes, float32 (channels, samples))."""
 
-    def __init__(self, at: int, time: float) -> None:
+    def __init__(self, at: int, time: float, rate: int, layout: str | None) -> None:
         self._at = at
         self.heard = time  # the time up to which sound came in
-        self._resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE)
+        self._resampler = av.AudioResampler(format="fltp", rate=rate, layout=layout)
 
     def add(self, frame: av.AudioFrame | None) -> Iterator[tuple[int, np.ndarray]]:
-        """None flushes. A plain mean over channels: never louder than the loudest of them."""
+        """None flushes."""
         for block in self._resampler.resample(frame):
-            samples = block.to_ndarray().mean(axis=0, dtype=np.float32)
-            if self._at + len(samples) > 0:  # what lies before the beginning is not wanted
-                yield max(self._at, 0), samples[max(-self._at, 0) :]
-            self._at += len(samples)
+            samples = block.to_ndarray()
+            count = samples.shape[1]
+            if self._at + count > 0:  # what lies before the beginning is not wanted
+                yield max(self._at, 0), samples[:, max(-self._at, 0) :]
+            self._at += count
         if frame is not None:
             self.heard += frame.samples / frame.sample_rate
 
 
-def _blocks(path: Path, start: float | None, seconds: float | None) -> Iterator[tuple[int, np.ndarray]]:
-    """Blocks of samples, each where its time says: number of its first sample, from `start` on, and float32."""
+def _blocks(
+    path: Path, start: float | None, seconds: float | None, rate: int, layout: str | None
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of samples, each where its time says: number of its first sample, from `start` on, and float32 (channels,
+    samples). layout: None leaves the file's own."""
     with reading(path) as container:
         stream = chosen(container.streams.audio)
         if stream is None:
@@ -60,10 +66,16 @@ def _blocks(path: Path, start: float | None, seconds: float | None) -> Iterator[
                 if run is not None:
                     yield from run.add(None)
                 begin = time if begin is None else begin
-                run, before = _Run(round((time - begin) * SAMPLE_RATE), time), kind
+                run, before = _Run(round((time - begin) * rate), time, rate, layout), kind
             yield from run.add(frame)
         if run is not None:
             yield from run.add(None)
+
+
+def _mono(path: Path, start: float | None = None, seconds: float | None = None) -> Iterator[tuple[int, np.ndarray]]:
+    """The same at 16 kHz, float32 (samples,). A plain mean over channels: never louder than the loudest of them."""
+    for at, samples in _blocks(path, start, seconds, SAMPLE_RATE, None):
+        yield at, samples.mean(axis=0, dtype=np.float32)
 
 
 def sound_between(path: Path, start: float | None = None, seconds: float | None = None) -> np.ndarray:
@@ -72,7 +84,7 @@ def sound_between(path: Path, start: float | None = None, seconds: float | None 
     Where the file has no sound at those times there are zeros, so S = round(seconds * 16000) always; None reads to the
     end. Raises Unreadable, also where there is no sound stream or samples are not numbers.
     """
-    blocks = list(_blocks(path, start, seconds))
+    blocks = list(_mono(path, start, seconds))
     end = max((at + len(samples) for at, samples in blocks), default=0)
     sound = np.zeros(round(seconds * SAMPLE_RATE) if seconds is not None else end, dtype=np.float32)
     for at, samples in blocks:
@@ -100,7 +112,7 @@ class SpooledSound:
     def __init__(self, path: Path, folder: Path, max_seconds: float = math.inf) -> None:
         """folder: on the disk that shall hold it. Raises TooLong as soon as there are more than `max_seconds`."""
         self._file, self._length = tempfile.TemporaryFile(dir=folder), 0  # noqa: SIM115 (it lasts as long as the object)
-        for at, samples in _blocks(path, None, None):
+        for at, samples in _mono(path):
             _check(samples)
             self._file.seek(4 * at)
             self._file.write(samples.tobytes())
@@ -139,6 +151,28 @@ def _for_a_person(path: Path, read: Callable[[Path], Sound]) -> Sound:
     if not len(sound):
         raise UserError(f"{path}: it holds no sound (zero length)")
     return sound
+
+
+def film_sound(path: Path, seconds: float) -> Iterator[np.ndarray]:
+    """A sound as it is to be heard beside a picture: blocks of float32 (2, n) at FILM_RATE, so many seconds in all.
+
+    Where the file has no sound there are zeros; of what lies on top of each other the first is heard.
+    """
+    heard, end = 0, round(seconds * FILM_RATE)
+    for at, samples in _blocks(path, None, None, FILM_RATE, "stereo"):
+        for gap in _silence(min(at, end) - heard):
+            yield gap
+            heard += gap.shape[1]
+        fresh = samples[:, heard - at : max(end - at, 0)]
+        if fresh.shape[1]:
+            yield fresh
+            heard += fresh.shape[1]
+    yield from _silence(end - heard)
+
+
+def _silence(count: int) -> Iterator[np.ndarray]:
+    for begin in range(0, count, FILM_RATE):
+        yield np.zeros((2, min(FILM_RATE, count - begin)), np.float32)
 
 
 def write_sound(path: Path, sound: np.ndarray) -> None:

@@ -6,6 +6,7 @@ seconds in the file's own time, by presentation time stamp (pts), never by index
 
 import importlib.util
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,6 @@ import av
 import numpy as np
 
 from emo_data.container import chosen, frames_of, packets, reading, undamaged_frames
-from emo_data.indexed import ByTime
 from emo_data.schema import SAMPLE_RATE
 
 Decoder = Literal["decord", "pyav"]
@@ -255,7 +255,7 @@ def video_encoder(
         yield add
         container.mux(video.encode())
         if audio is not None and sound is not None:
-            container.mux(audio.encode(_wave(sound, 0, len(sound), sample_rate)))
+            container.mux(audio.encode(_wave(sound[None], 0, sample_rate)))
             container.mux(audio.encode())
 
 
@@ -265,38 +265,40 @@ def _address(path: Path) -> str:
 
 
 def join_videos(
-    target: Path, parts: Sequence[Path], sound: ByTime, sample_rate: int, metadata: Mapping[str, str]
+    target: Path, parts: Sequence[Path], sound: Iterable[np.ndarray], sample_rate: int, metadata: Mapping[str, str]
 ) -> None:
     """Write an mp4 of the pictures of several, one after the other, as they are encoded, and a sound (AAC) over all.
 
-    parts: written by `encode_video`, alike in size and settings. sound: float32 mono in -1..1.
+    parts: written by `encode_video`, alike in size and settings. sound: float32 (2, n) each, stereo in -1..1.
     """
     with av.open(_address(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata.update(metadata)
         with av.open(_address(parts[0])) as first:
             video = container.add_stream_from_template(first.streams.video[0])
-        audio = container.add_stream("aac", rate=sample_rate, layout="mono")
-        start, heard = 0, 0
+        audio = container.add_stream("aac", rate=sample_rate, layout="stereo")
+        start, heard, blocks = 0, 0, iter(sound)
         for part in parts:
             with av.open(_address(part)) as source:
                 stream = source.streams.video[0]
                 assert stream.time_base is not None and stream.duration is not None  # encode_video wrote them
                 end = start + stream.duration
                 # Sound goes in beside its pictures: the muxer holds back what is ahead of the other stream.
-                until = len(sound) if part == parts[-1] else round(end * stream.time_base * sample_rate)
-                for begin in range(heard, until, sample_rate):
-                    container.mux(audio.encode(_wave(sound, begin, min(begin + sample_rate, until), sample_rate)))
+                until = math.inf if part == parts[-1] else end * stream.time_base * sample_rate
+                while heard < until and (block := next(blocks, None)) is not None:
+                    container.mux(audio.encode(_wave(block, heard, sample_rate)))
+                    heard += block.shape[1]
                 for packet in source.demux(stream):
                     if packet.pts is not None and packet.dts is not None:  # the last one is empty
                         packet.pts, packet.dts, packet.stream = packet.pts + start, packet.dts + start, video
                         container.mux(packet)
-                start, heard = end, until
+                start = end
         container.mux(audio.encode())
 
 
-def _wave(sound: ByTime, begin: int, end: int, sample_rate: int) -> av.AudioFrame:
-    pcm = np.ascontiguousarray(sound[begin:end], dtype=np.float32)[None]
-    wave = av.AudioFrame.from_ndarray(pcm, format="fltp", layout="mono")
+def _wave(sound: np.ndarray, begin: int, sample_rate: int) -> av.AudioFrame:
+    """sound: (1 or 2, n)."""
+    layout = "mono" if len(sound) == 1 else "stereo"
+    wave = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound, np.float32), format="fltp", layout=layout)
     wave.sample_rate = sample_rate
     wave.pts, wave.time_base = begin, Fraction(1, sample_rate)  # without them the sound comes a packet late
     return wave

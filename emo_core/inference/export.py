@@ -1,7 +1,7 @@
 """Frames become files: a video with its sound and its provenance, and a contact sheet to look at."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from emo_data.indexed import ByTime
+from emo_data.sound import FILM_RATE
 from emo_data.video import join_videos, probe, read_pictures
 from emo_data.whole import whole_file
 
@@ -20,16 +20,16 @@ SHEET_FRAMES, SHEET_SIDE = 32, 192
 
 
 def write_talking(
-    path: Path, segments: Sequence[Path], sound: ByTime, sample_rate: int, provenance: Mapping[str, Any]
+    path: Path, segments: Sequence[Path], sound: Iterable[np.ndarray], provenance: Mapping[str, Any]
 ) -> None:
     """Write a generated video, all or nothing, in constant memory.
 
-    segments: of its picture, see `emo_core.inference.unfinished`. sound: float32 mono. provenance: JSON for the mp4's
-    metadata; without times, so that a video that is made again is the same, byte for byte.
+    segments: of its picture, see `emo_core.inference.unfinished`. sound: see `film_sound`. provenance: JSON for the
+    mp4's metadata; without times, so that a video that is made again is the same, byte for byte.
     """
     metadata = {"comment": MARK, "description": json.dumps(provenance, sort_keys=True)}
     with whole_file(path) as unfinished:
-        join_videos(unfinished, segments, sound, sample_rate, metadata)
+        join_videos(unfinished, segments, sound, FILM_RATE, metadata)
 
 
 def write_sidecar(video: Path, settings: Mapping[str, Any], seconds: float) -> None:

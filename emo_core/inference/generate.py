@@ -30,7 +30,7 @@ from emo_data.errors import UserError
 from emo_data.features.audio import Heard
 from emo_data.indexed import ByTime
 from emo_data.schema import FPS, SAMPLE_RATE
-from emo_data.sound import spool_sound
+from emo_data.sound import film_sound, spool_sound
 
 OnProgress = Callable[[int, int], None]
 """(denoising steps done, steps in all)."""
@@ -127,7 +127,8 @@ def generate(
             paste = Paste(framed.whole, framed.square) if request.paste else None
             _denoise(pipeline, talk, unfinished, partial(_finished, paste, request.mark), on_progress)
         # Put together in there: of whatever ends the process now, nothing is left beside the video.
-        write_talking(place / request.out.name, unfinished.segments, sound, SAMPLE_RATE, told)
+        heard = film_sound(request.audio, len(sound) / SAMPLE_RATE)
+        write_talking(place / request.out.name, unfinished.segments, heard, told)
         (place / request.out.name).replace(request.out)
         if request.preview is not None:
             write_sheet(request.out, request.preview)

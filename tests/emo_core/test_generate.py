@@ -187,6 +187,9 @@ def test_frames_and_sound_are_the_sounds(model_folder, tmp_path, short_segments)
     made(model_folder, tmp_path / "v.mp4")
     info, voice = probe(tmp_path / "v.mp4"), read_sound(model_folder / "voice.wav")
     assert len(info.pts) == 50 and np.allclose(np.diff(info.times), 0.04)
+    with av.open(tmp_path / "v.mp4") as container:
+        stream = container.streams.audio[0]
+        assert stream.rate == 48_000 and stream.channels == 2
     heard = read_sound(tmp_path / "v.mp4")[: len(voice)]
     assert np.corrcoef(heard, voice[: len(heard)])[0, 1] > 0.98
 

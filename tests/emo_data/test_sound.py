@@ -8,7 +8,7 @@ import pytest
 from emo_data.container import Unreadable
 from emo_data.errors import UserError
 from emo_data.schema import SAMPLE_RATE
-from emo_data.sound import read_sound, sound_between, spool_sound, write_sound
+from emo_data.sound import film_sound, read_sound, sound_between, spool_sound, write_sound
 from emo_data.video import encode_video, probe
 from tests.emo_data.conftest import write_wave
 
@@ -114,3 +114,24 @@ def test_joined_files_change_their_rate_midway(tmp_path):
     (tmp_path / "both.mp3").write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("a.mp3", "b.mp3")))
     sound = read_sound(tmp_path / "both.mp3")
     assert len(sound) > 1.5 * SAMPLE_RATE and np.abs(sound[-SAMPLE_RATE // 2 : -SAMPLE_RATE // 4]).max() > 0.5
+
+
+def test_what_is_heard_beside_a_picture_keeps_its_channels_and_pitch(tmp_path):
+    """Two tones, one of them above what 16 kHz can hold; a gap is silence, and the end is where it is said to be."""
+    times = np.arange(48_000) / 48_000
+    left, right = 0.5 * np.sin(2 * np.pi * 440 * times), 0.5 * np.sin(2 * np.pi * 12_000 * times)
+    with av.open(tmp_path / "song.mkv", "w") as container:
+        stream = container.add_stream("pcm_f32le", rate=48_000, layout="stereo")
+        for second in (0, 2):
+            pcm = np.stack([left, right], 1).reshape(1, -1).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(pcm, format="flt", layout="stereo")
+            frame.sample_rate, frame.pts, frame.time_base = 48_000, 48_000 * second, Fraction(1, 48_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    for seconds in (2.5, 3.5):
+        sound = np.concatenate(list(film_sound(tmp_path / "song.mkv", seconds)), axis=1)
+        assert sound.shape == (2, round(seconds * 48_000))
+        for channel, hertz in zip(sound, (440, 12_000), strict=True):
+            assert np.abs(np.fft.rfft(channel[:48_000])).argmax() == hertz
+            assert np.abs(channel[50_000:94_000]).max() == 0 and np.abs(channel[97_000:]).max() > 0.4
+        assert np.abs(sound[:, 144_500:]).max(initial=0) == 0
