@@ -1,6 +1,6 @@
 """The next thing is made while this one is used."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ Item = TypeVar("Item")
 _END = object()
 
 
-def ahead(items: Iterable[Item]) -> Generator[Item]:
+def ahead(items: Iterable[Item]) -> Iterator[Item]:
     """The same items, the next of which is being made on a thread of its own."""
     source = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:

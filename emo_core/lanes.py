@@ -1,6 +1,6 @@
 """The same network on different tensors, several at a time."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +9,7 @@ import torch
 
 from emo_data.cores import cores
 
-Lanes = Callable[[Callable[[int], Any], Sequence[int]], list[Any]]
+Lanes = Callable[[Callable[[int], Any], Iterable[int]], Iterator[Any]]
 """(work, items) -> what work finds for each of them, in their order."""
 
 
@@ -25,7 +25,7 @@ def lanes(count: int) -> Iterator[Lanes]:
     """So many at a time, each on a thread of its own; a count of 1 runs on this thread. What is thread-local, such as
     `torch.no_grad`, is for the work to set."""
     if count == 1:
-        yield lambda work, items: list(map(work, items))
+        yield map
         return
     with ThreadPoolExecutor(count, thread_name_prefix="lane") as pool:
-        yield lambda work, items: list(pool.map(work, items))
+        yield pool.map

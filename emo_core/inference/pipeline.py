@@ -297,7 +297,7 @@ class EMOPipeline(DiffusionPipeline):
                 return self.backbone(copies[part], timestep.expand(len(copies[part])), conditions[part]).float()
 
             # Talk by talk: what is not a number in one must not reach another.
-            pairs = zip(weights, torch.cat(each(run, range(len(conditions)))).split(counts), strict=True)
+            pairs = zip(weights, torch.cat(list(each(run, range(len(conditions))))).split(counts), strict=True)
             return torch.stack([torch.einsum("b,bfchw->fchw", *pair) for pair in pairs])
 
         return predict

@@ -20,6 +20,8 @@ ROOM = (0.4, 0.3)
 """Not in the paper: "auto" lets the face move by this share of its width and height, about as far as in speech."""
 SPEEDS = {"still": 0.1, "calm": 0.4, "lively": 1.0, "singing": 1.3}
 """Degrees per frame behind the words (EMO 4.5.1: speech 0.1 to 1.0, singing 1.0 to 1.3)."""
+FASTEST = 2
+"""Degrees per frame that can be asked for."""
 JITTERS = 1.5
 """Degrees per frame above which heads jitter (EMO 4.5.1)."""
 
@@ -40,15 +42,19 @@ class Choice:
     """x0, y0, x1, y1 in 0-1: only this part of the picture is looked at."""
 
 
+class NoPicture(UserError):
+    """A file is not there, is no picture, or claims more pixels than any has."""
+
+
 def read_picture(path: Path, ground: str = "white") -> np.ndarray:
-    """Any still picture as upright RGB uint8 (H, W, 3). ground: what lies under what is transparent."""
+    """Any still picture as upright RGB uint8 (H, W, 3). ground: under what is transparent. Raises NoPicture."""
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             opened = Image.open(path)
         with opened as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
-                raise UserError(f"{path}: claims {width} x {height} pixels; make it smaller, {MAX_PIXELS:,} are enough")
+                raise NoPicture(f"{path}: claims {width} x {height} pixels; make it smaller, {MAX_PIXELS:,} are enough")
             upright = ImageOps.exif_transpose(picture)
             if "A" in upright.getbands() or "transparency" in upright.info:
                 layer = upright.convert("RGBA")
@@ -57,9 +63,9 @@ def read_picture(path: Path, ground: str = "white") -> np.ndarray:
                 upright = _in_8_bits(upright)
             return np.asarray(upright.convert("RGB"))
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
+        raise NoPicture(f"{path}: no such file") from error
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as a picture: {error}") from error
+        raise NoPicture(f"{path}: cannot be read as a picture: {error}") from error
 
 
 def _in_8_bits(picture: Image.Image) -> Image.Image:
@@ -159,8 +165,13 @@ def _parse_box(region: str, numbers: list[str]) -> np.ndarray:
     return np.array([x0, y0, x1, y1], np.float32)
 
 
+def is_box(x0: float, y0: float, x1: float, y1: float) -> bool:
+    """Whether these are the corners of a part of a picture, in 0-1."""
+    return 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1
+
+
 def _check_box(said: str, x0: float, y0: float, x1: float, y1: float) -> None:
-    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+    if not is_box(x0, y0, x1, y1):
         raise UserError(f"{said}: needs 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
 
 
@@ -169,19 +180,26 @@ def parse_speed(speed: str, frames: int, fps: float) -> np.ndarray:
 
     speed: a number, a word of SPEEDS, or a CSV file of lines "seconds,speed", linear in between.
     """
-    if speed in SPEEDS:
-        return np.full(frames, SPEEDS[speed], np.float32)
     if Path(speed).suffix == ".csv":
         return _speed_curve(Path(speed), frames, fps)
-    try:
-        value = float(speed)
-    except ValueError as error:
+    value = constant_speed(speed)
+    if value is None:
         raise UserError(
             f"--speed {speed}: give degrees per frame (0 to 2), {', '.join(SPEEDS)}, or a .csv of seconds,speed"
-        ) from error
-    if not 0 <= value <= 2:
-        raise UserError(f"--speed {speed}: must lie between 0 and 2 degrees per frame")
+        )
+    if not 0 <= value <= FASTEST:
+        raise UserError(f"--speed {speed}: must lie between 0 and {FASTEST} degrees per frame")
     return np.full(frames, value, np.float32)
+
+
+def constant_speed(speed: str) -> float | None:
+    """Degrees per frame of a number, which may be out of range, or of a word of SPEEDS; None of anything else."""
+    if speed in SPEEDS:
+        return SPEEDS[speed]
+    try:
+        return float(speed)
+    except ValueError:
+        return None
 
 
 def _speed_curve(path: Path, frames: int, fps: float) -> np.ndarray:
@@ -195,6 +213,6 @@ def _speed_curve(path: Path, frames: int, fps: float) -> np.ndarray:
         raise UserError(f"--speed {path}: every line must be seconds,speed with rising seconds")
     if not np.isfinite(table).all():
         raise UserError(f"--speed {path}: every line must be seconds,speed in numbers")
-    if not ((table[:, 1] >= 0) & (table[:, 1] <= 2)).all():
-        raise UserError(f"--speed {path}: speeds must lie between 0 and 2 degrees per frame")
+    if not ((table[:, 1] >= 0) & (table[:, 1] <= FASTEST)).all():
+        raise UserError(f"--speed {path}: speeds must lie between 0 and {FASTEST} degrees per frame")
     return np.interp(np.arange(frames) / fps, table[:, 0], table[:, 1]).astype(np.float32)

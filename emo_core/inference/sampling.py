@@ -83,6 +83,16 @@ class Sampling:
         return [branch for branch in every if branch.weight != 0]
 
 
+def scales(guidance: float | None, reference: float | None, audio: float | None) -> tuple[float, float]:
+    """R and A of what was asked for: both in one, or each, or what they are by default."""
+    if guidance is not None:
+        return guidance, guidance
+    return (
+        Sampling.reference_scale if reference is None else reference,
+        Sampling.audio_scale if audio is None else audio,
+    )
+
+
 def scheduler_for(sampling: Sampling, own: Any) -> Any:
     """A new scheduler with the noise schedule that the model was trained with. own: the pipeline's.
 

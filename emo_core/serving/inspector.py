@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emo_core.checkpoint import Card, at_hand, read_card
-from emo_core.inference.preprocess import Choice, frame_portrait, read_picture
+from emo_core.inference.preprocess import Choice, NoPicture, frame_portrait
 from emo_core.serving.wish import Wish
 from emo_data.errors import UserError
 from emo_data.schema import FPS, SAMPLE_RATE
@@ -35,7 +35,7 @@ class Models:
 
     @classmethod
     def read(cls, folders: dict[str, str]) -> "Models":
-        """folders: by id; they may lie in a store. Raises UserError where one is no model that listens."""
+        """folders: by id; they may lie in a store. Raises UserError where one is no model."""
         cards = {}
         for name, folder in folders.items():
             with at_hand(folder) as place:
@@ -55,15 +55,13 @@ def inspect(folder: Path, wish: Wish, card: Card, max_seconds: float) -> int:
     if card.speed_buckets is None and wish.speed != "calm":
         raise Refused(422, "speed: this model knows no speeds; leave it out")
     portrait, sound = folder / PORTRAIT, folder / SOUND
-    status = 415  # of what is no picture at all
     try:
-        read_picture(portrait)
-        status = 422
         frame_portrait(portrait, card.config.size, wish.region, Choice(face=wish.face))
         seconds = len(spool_sound(sound, folder, max_seconds)) / SAMPLE_RATE
     except TooLong as error:
         raise Refused(413, f"audio: it is longer than {max_seconds:g} s, the most that is taken here") from error
     except UserError as error:
+        status = 415 if isinstance(error, NoPicture) else 422
         raise Refused(status, for_a_client(str(error), folder)) from error
     frames = round(seconds * FPS)
     if frames < 1:

@@ -102,10 +102,6 @@ class Service:
         """None where there is none, or no longer."""
         return self._journal.get(job)
 
-    def counts(self) -> dict[State, int]:
-        """Jobs by state."""
-        return self._journal.counts()
-
     async def changed(self, job: str) -> None:
         """Returns when there is something new about it."""
         await self._changes.setdefault(job, asyncio.Event()).wait()

@@ -6,38 +6,31 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from emo_core.inference.preprocess import SPEEDS
-from emo_core.inference.sampling import Sampling, SchedulerName
+from emo_core.inference.preprocess import FASTEST, SPEEDS, constant_speed, is_box
+from emo_core.inference.sampling import Sampling, SchedulerName, scales
 
 _FOUR = re.compile(r"\d*\.?\d+(,\d*\.?\d+){3}")
 
 
 def _speed(text: str) -> str:
     """A file's name would be one of the server's."""
-    if text not in SPEEDS:
-        try:
-            given = float(text)
-        except ValueError as error:
-            raise ValueError(f"give degrees per frame (0 to 2) or {', '.join(SPEEDS)}") from error
-        if not 0 <= given <= 2:
-            raise ValueError("must lie between 0 and 2 degrees per frame")
+    value = constant_speed(text)
+    if value is None:
+        raise ValueError(f"give degrees per frame (0 to {FASTEST}) or {', '.join(SPEEDS)}")
+    if not 0 <= value <= FASTEST:
+        raise ValueError(f"must lie between 0 and {FASTEST} degrees per frame")
     return text
 
 
 def _region(text: str) -> str:
     if text in ("auto", "all"):
         return text
-    x0, y0, x1, y1 = _box(text)
-    return f"{x0:g},{y0:g},{x1:g},{y1:g}"
-
-
-def _box(text: str) -> tuple[float, float, float, float]:
     if not _FOUR.fullmatch(text):
         raise ValueError("give auto, all, or x0,y0,x1,y1 in 0-1")
-    x0, y0, x1, y1 = map(float, text.split(","))
-    if not (x0 < x1 <= 1 and y0 < y1 <= 1):
+    box = [float(number) for number in text.split(",")]
+    if not is_box(*box):
         raise ValueError("needs 0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1")
-    return x0, y0, x1, y1
+    return ",".join(f"{number:g}" for number in box)
 
 
 class Wish(BaseModel):
@@ -75,13 +68,7 @@ class Wish(BaseModel):
     @property
     def sampling(self) -> Sampling:
         """As the pipeline takes it."""
-        reference, audio = (
-            default if (said := own if self.guidance is None else self.guidance) is None else said
-            for own, default in (
-                (self.reference_scale, Sampling.reference_scale),
-                (self.audio_scale, Sampling.audio_scale),
-            )
-        )
+        reference, audio = scales(self.guidance, self.reference_scale, self.audio_scale)
         return Sampling(self.steps, reference, audio, self.seed, self.scheduler)
 
 

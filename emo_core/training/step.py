@@ -1,13 +1,13 @@
 """One optimiser step: the loss of a batch, gathered over micro-batches."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from emo_core.diffusion import diffusion_losses, diffusion_target, timesteps_at
+from emo_core.lanes import lanes
 from emo_core.model.backbone import Conditions
 from emo_core.model.emo import EMO, masked, stack_motion
 from emo_core.training.batch import Batch
@@ -92,8 +92,8 @@ def _in_threads(
         return losses.detach(), torch.autograd.grad(losses.sum() / size, trained)
 
     found = []
-    with ThreadPoolExecutor(threads) as pool:
-        for losses, gradients in pool.map(part_of, range(0, size, micro_batch)):
+    with lanes(threads) as each:
+        for losses, gradients in each(part_of, range(0, size, micro_batch)):
             found.append(losses)
             for parameter, gradient in zip(trained, gradients, strict=True):
                 if parameter.grad is not None:

@@ -65,18 +65,17 @@ def generate(
     """A portrait and a sound become a video of the sound's length, and a JSON file that says how it was made."""
     from emo_core.inference.generate import Request, check_out, generate, load_pipeline
     from emo_core.inference.preprocess import Choice
-    from emo_core.inference.sampling import Sampling
+    from emo_core.inference.sampling import Sampling, scales
     from flows.progress import progress
 
     check_picture("--preview", preview)
-    if guidance is not None:
-        if reference_scale is not None or audio_scale is not None:
-            raise UserError("--guidance is both scales in one: give it, or --reference-scale and --audio-scale")
-        reference_scale = audio_scale = guidance
+    if guidance is not None and (reference_scale, audio_scale) != (None, None):
+        raise UserError("--guidance is both scales in one: give it, or --reference-scale and --audio-scale")
+    reference, voice = scales(guidance, reference_scale, audio_scale)
     sampling = Sampling(
         steps=steps,
-        reference_scale=Sampling.reference_scale if reference_scale is None else reference_scale,
-        audio_scale=Sampling.audio_scale if audio_scale is None else audio_scale,
+        reference_scale=reference,
+        audio_scale=voice,
         seed=seed,
         scheduler=scheduler,
         guided=_numbers("--guided", guided, 2),

@@ -51,6 +51,15 @@ def short_segments(monkeypatch):
     monkeypatch.setattr(unfinished, "SEGMENT_SECONDS", 0.48)
 
 
+class Stop(Exception):
+    """What ends a generation in the middle."""
+
+
+def stop(step, _total):
+    if step == 20:
+        raise Stop
+
+
 def make_and_die(model_folder: Path, out: Path, last_step: int) -> None:
     def die(step: int, _total: int) -> None:
         if step == last_step:
@@ -77,13 +86,6 @@ def test_a_killed_generation_goes_on_to_the_same_video(model_folder, tmp_path, s
 
 
 def test_another_video_does_not_go_on_there(model_folder, tmp_path, short_segments):
-    class Stop(Exception):
-        pass
-
-    def stop(step, _total):
-        if step == 20:
-            raise Stop
-
     with pytest.raises(Stop):
         made(model_folder, tmp_path / "v.mp4", stop, resume=True)
     with pytest.raises(UserError, match=r"v\.mp4\.unfinished was begun with another seed, speed"):
@@ -112,14 +114,6 @@ def test_two_processes_do_not_go_on_with_one_video(model_folder, tmp_path, short
 
 def test_an_interrupted_crop_goes_on(model_folder, tmp_path, short_segments):
     """A box is a list once it was written down."""
-
-    class Stop(Exception):
-        pass
-
-    def stop(step, _total):
-        if step == 20:
-            raise Stop
-
     how = {"choice": Choice(crop=(0.0, 0.0, 1.0, 1.0)), "resume": True}
     with pytest.raises(Stop):
         made(model_folder, tmp_path / "v.mp4", stop, **how)
