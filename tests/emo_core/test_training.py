@@ -10,8 +10,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, MotionAdapter
 
+from emo_core import lanes
 from emo_core.checkpoint import fingerprint, load
-from emo_core.lanes import side_by_side
 from emo_core.model.codec import LinearCodec
 from emo_core.model.emo import build
 from emo_core.training import loop
@@ -166,10 +166,10 @@ def test_gradients_are_laid_out_as_their_parameters(model, batch, scheduler):
 def test_micro_batches_take_the_cores_of_a_cpu(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr("emo_core.lanes.cores", lambda: 8)
-    assert side_by_side(CPU) == 4
-    assert side_by_side(torch.device("meta")) == 1
+    assert lanes.side_by_side(CPU) == 4
+    assert lanes.side_by_side(torch.device("meta")) == 1
     monkeypatch.setattr(torch, "get_num_threads", lambda: 16)
-    assert side_by_side(CPU) == 1
+    assert lanes.side_by_side(CPU) == 1
 
 
 def test_bfloat16_and_checkpointing_train_too(data, tmp_path):
