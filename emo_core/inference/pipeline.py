@@ -186,6 +186,11 @@ class EMOPipeline(DiffusionPipeline):
         """Denoising steps that a video of so many frames takes."""
         return self._clips(frames) * sampling.steps
 
+    @property
+    def _side_by_side(self) -> int:
+        # accelerate's hooks move weights whenever a network is called, under the feet of whoever computes with them.
+        return 1 if hasattr(self.backbone, "_hf_hook") else side_by_side(self._execution_device)
+
     def _clips(self, frames: int) -> int:
         return -(-frames // self.checkpoint.card.config.frames)
 
@@ -268,7 +273,7 @@ class EMOPipeline(DiffusionPipeline):
         # The schedule stays on the CPU: looking a number up there does not wait for the accelerator.
         on_device = scheduler.timesteps.to(device)
         first = talks[0].done * sampling.steps
-        with lanes(side_by_side(device)) as each:
+        with lanes(self._side_by_side) as each:
             for step, timestep in enumerate(scheduler.timesteps):
                 predict = runs[guided[step]]
                 prediction = predict(scheduler.scale_model_input(latents, timestep), on_device[step], each)
@@ -283,7 +288,7 @@ class EMOPipeline(DiffusionPipeline):
         branches = [talk.sampling.branches if guided else UNGUIDED for talk in talks]
         told = [each for talk, of_it in zip(talks, branches, strict=True) for each in self.tell(talk, of_it)]
         # In one batch, or where several lanes are to be filled, run by run.
-        conditions = [join([each]) for each in told] if side_by_side(device) > 1 else [join(told)]
+        conditions = [join([each]) for each in told] if self._side_by_side > 1 else [join(told)]
         weights = [torch.tensor([float(branch.weight) for branch in of_it]).to(device) for of_it in branches]
         counts = [len(each) for each in weights]
         rows = torch.repeat_interleave(torch.arange(len(talks)), torch.tensor(counts)).to(device)
