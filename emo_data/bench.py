@@ -23,6 +23,7 @@ from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
 from emo_data.features.faces import DETECT_EVERY, VIEW, find_faces, native_noise_off
 from emo_data.features.framing import frame_face
+from emo_data.film import encode_video
 from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.contain import Limits
 from emo_data.ingest.on_ray import ray_crew
@@ -33,7 +34,7 @@ from emo_data.ingest.worker import Setup, Worker
 from emo_data.objects import stamp
 from emo_data.sound import sound_between
 from emo_data.store import Dataset
-from emo_data.video import encode_video, probe, read_pictures
+from emo_data.video import probe, read_pictures
 
 _COPIES = 4
 """How often each source is ingested by each worker when scaling is measured."""

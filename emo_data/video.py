@@ -1,15 +1,13 @@
-"""Pictures in and out of files. decord decodes, PyAV where decord cannot; PyAV probes and encodes.
+"""Pictures out of files. decord decodes, PyAV where decord cannot; PyAV probes.
 
-Legend: F frames, H W pixels, S samples. Pictures are RGB uint8 (H, W, 3), upright and with square pixels. Times are
+Legend: F frames, H W pixels. Pictures are RGB uint8 (H, W, 3), upright and with square pixels. Times are
 seconds in the file's own time, by presentation time stamp (pts), never by index.
 """
 
 import importlib.util
 import io
-import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
@@ -20,7 +18,6 @@ import av
 import numpy as np
 
 from emo_data.container import chosen, frames_of, packets, reading, undamaged_frames
-from emo_data.schema import SAMPLE_RATE
 
 Decoder = Literal["decord", "pyav"]
 MAX_PIXELS = 40_000_000
@@ -196,112 +193,6 @@ def _upright(picture: np.ndarray, info: VideoInfo, turned: int) -> np.ndarray:
 
         picture = cv2.resize(np.ascontiguousarray(picture), (info.width, info.height), interpolation=cv2.INTER_AREA)
     return np.ascontiguousarray(picture)
-
-
-def encode_video(
-    target: Path | io.BytesIO,
-    frames: Iterable[np.ndarray],
-    fps: float,
-    sound: np.ndarray | None = None,
-    sample_rate: int = SAMPLE_RATE,
-    crf: int = 18,
-    key_frame_seconds: float = 0.5,
-    comment: str = "",
-) -> None:
-    """Write an mp4 (H.264, AAC).
-
-    frames: RGB uint8 (H, W, 3), even H and W, all alike. sound: float32 mono in -1..1 or None. key_frame_seconds: half
-    a second suits what is read in random windows; a video to be watched wants rare key frames: each is a small jump.
-    """
-    with video_encoder(target, fps, sound, sample_rate, crf, key_frame_seconds, comment) as add:
-        for picture in frames:
-            add(picture)
-
-
-@contextmanager
-def video_encoder(
-    target: Path | io.BytesIO,
-    fps: float,
-    sound: np.ndarray | None = None,
-    sample_rate: int = SAMPLE_RATE,
-    crf: int = 18,
-    key_frame_seconds: float = 0.5,
-    comment: str = "",
-) -> Iterator[Callable[[np.ndarray], None]]:
-    """As `encode_video`, for frames that are handed over one by one."""
-    # Moving the index to the front means reading the file again, which only a file on disk allows.
-    options = {"movflags": "+faststart"} if isinstance(target, Path) else {}
-    place = _address(target) if isinstance(target, Path) else target
-    with av.open(place, "w", format="mp4", options=options) as container:
-        container.metadata["comment"] = comment
-        rate = Fraction(fps).limit_denominator(1001)
-        # With mbtree, x264 encodes pictures of less than 128 pixels a little differently each time, and equal sources
-        # must give equal rows. Between frequent key frames it saves larger ones little. Threads change the bytes, too.
-        told = "mbtree=0:threads=1:lookahead-threads=1:colormatrix=smpte170m"  # the last is what swscale makes of RGB
-        how = {"crf": str(crf), "preset": "veryfast", "x264-params": told}
-        video = container.add_stream("libx264", rate=rate, options=how)
-        video.pix_fmt = "yuv420p"
-        video.codec_context.gop_size = max(1, round(fps * key_frame_seconds))
-        audio = None
-        if sound is not None:
-            audio = container.add_stream("aac", rate=sample_rate, layout="mono")
-
-        def add(picture: np.ndarray) -> None:
-            if not video.codec_context.is_open:
-                video.height, video.width = picture.shape[:2]
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            container.mux(video.encode(frame))
-
-        yield add
-        container.mux(video.encode())
-        if audio is not None and sound is not None:
-            container.mux(audio.encode(_wave(sound[None], 0, sample_rate)))
-            container.mux(audio.encode())
-
-
-def _address(path: Path) -> str:
-    """FFmpeg takes what stands before a colon for a protocol."""
-    return f"file:{path.absolute()}"
-
-
-def join_videos(
-    target: Path, parts: Sequence[Path], sound: Iterable[np.ndarray], sample_rate: int, metadata: Mapping[str, str]
-) -> None:
-    """Write an mp4 of the pictures of several, one after the other, as they are encoded, and a sound (AAC) over all.
-
-    parts: written by `encode_video`, alike in size and settings. sound: float32 (2, n) each, stereo in -1..1.
-    """
-    with av.open(_address(target), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        container.metadata.update(metadata)
-        with av.open(_address(parts[0])) as first:
-            video = container.add_stream_from_template(first.streams.video[0])
-        audio = container.add_stream("aac", rate=sample_rate, layout="stereo")
-        start, heard, blocks = 0, 0, iter(sound)
-        for part in parts:
-            with av.open(_address(part)) as source:
-                stream = source.streams.video[0]
-                assert stream.time_base is not None and stream.duration is not None  # encode_video wrote them
-                end = start + stream.duration
-                # Sound goes in beside its pictures: the muxer holds back what is ahead of the other stream.
-                until = math.inf if part == parts[-1] else end * stream.time_base * sample_rate
-                while heard < until and (block := next(blocks, None)) is not None:
-                    container.mux(audio.encode(_wave(block, heard, sample_rate)))
-                    heard += block.shape[1]
-                for packet in source.demux(stream):
-                    if packet.pts is not None and packet.dts is not None:  # the last one is empty
-                        packet.pts, packet.dts, packet.stream = packet.pts + start, packet.dts + start, video
-                        container.mux(packet)
-                start = end
-        container.mux(audio.encode())
-
-
-def _wave(sound: np.ndarray, begin: int, sample_rate: int) -> av.AudioFrame:
-    """sound: (1 or 2, n)."""
-    layout = "mono" if len(sound) == 1 else "stereo"
-    wave = av.AudioFrame.from_ndarray(np.ascontiguousarray(sound, np.float32), format="fltp", layout=layout)
-    wave.sample_rate = sample_rate
-    wave.pts, wave.time_base = begin, Fraction(1, sample_rate)  # without them the sound comes a packet late
-    return wave
 
 
 def decode_clip(video: bytes, frames: np.ndarray | None = None) -> np.ndarray:

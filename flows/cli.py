@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from emo_data.errors import UserError
+from flows.commands.batch import batch
 from flows.commands.data import data, ingest, sample
 from flows.commands.model import bench, generate
 from flows.commands.options import Device, Json, choose_device, say
@@ -48,6 +49,7 @@ app.add_typer(data, name="data")
 app.command()(train)
 app.command()(generate)
 app.command()(serve)
+app.command()(batch)
 app.add_typer(weights, name="weights")
 app.add_typer(bench, name="bench")
 

@@ -106,10 +106,15 @@ def bench_generation(
     """picture: where SHOWN frames of every way go, one below the other."""
     ways = ways_to(sampling)
     total, spoken = len(LENGTHS) + len(ways) + subject.compiled, []
-    for length in LENGTHS:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
-            spoken.append(alone.submit(speak, subject, length, sampling, str(device), torch.get_num_threads()).result())
-        on_progress(len(spoken), total)
+    with tempfile.TemporaryDirectory() as folder:
+        for length in LENGTHS:
+            # Out here: what making a voice takes is not what making a video takes.
+            voice = Path(folder) / f"{length}.wav"
+            write_sound(voice, synthesise_voice([0, 9], length))
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as alone:
+                threads = torch.get_num_threads()
+                spoken.append(alone.submit(speak, subject, voice, sampling, str(device), threads).result())
+            on_progress(len(spoken), total)
     found, rows = [], []
     for way, frames in _ways(subject, ways, device):
         found.append(way)
@@ -144,14 +149,12 @@ def ways_to(full: Sampling) -> dict[str, Sampling]:
     }
 
 
-def speak(subject: Subject, length: int, sampling: Sampling, device: str, threads: int) -> Spoken:
-    """Make a video of so many seconds and throw it away."""
+def speak(subject: Subject, voice: Path, sampling: Sampling, device: str, threads: int) -> Spoken:
+    """Make a video of a voice, whole seconds of it, and throw it away."""
     torch.set_num_threads(threads)
     on = torch.device(device)
     loaded = load_pipeline(subject.model, on)
     with tempfile.TemporaryDirectory() as folder:
-        voice = Path(folder) / "voice.wav"
-        write_sound(voice, synthesise_voice([0, 9], length))
         request = Request(subject.portrait, voice, Path(folder) / "video.mp4", sampling=sampling)
         forget_peak(on)
         with _clocked(loaded.pipeline, on) as spent:
@@ -159,7 +162,7 @@ def speak(subject: Subject, length: int, sampling: Sampling, device: str, thread
             frames = generate(loaded, request)
             took = time.perf_counter() - start
     return Spoken(
-        sound_seconds=length,
+        sound_seconds=round(frames / FPS),
         frames=frames,
         seconds_per_frame=took / frames,
         peak_mib=peak_bytes(on) / 2**20,

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from emo_data.film import join_videos
 from emo_data.sound import FILM_RATE
-from emo_data.video import join_videos, probe, read_pictures
+from emo_data.video import probe, read_pictures
 from emo_data.whole import whole_file
 
 MARK = "Made by a machine from one picture and a voice (Open EMO). It shows nothing that happened."

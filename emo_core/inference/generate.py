@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -21,17 +21,20 @@ from torch import Tensor
 from emo_core.checkpoint import Card, at_hand, fingerprint
 from emo_core.inference.export import MARK, stamp, write_sheet, write_sidecar, write_talking
 from emo_core.inference.paste import Paste
-from emo_core.inference.pipeline import Drive, EMOPipeline, Talk
+from emo_core.inference.pipeline import Drive, EMOPipeline, OnStep, Talk
 from emo_core.inference.preprocess import JITTERS, Choice, frame_portrait, parse_speed
 from emo_core.inference.sampling import Sampling
 from emo_core.inference.unfinished import Unfinished, beside
 from emo_core.measure.clock import device_name
 from emo_data.errors import UserError
 from emo_data.features.audio import Heard
+from emo_data.film import Premiere
 from emo_data.indexed import ByTime
 from emo_data.schema import FPS, SAMPLE_RATE
-from emo_data.sound import film_sound, spool_sound
+from emo_data.sound import FILM_RATE, film_sound, spool_sound
 
+Advance = Callable[[Talk, OnStep], Tensor]
+"""(talk, callback) -> latents of its next clip, see `EMOPipeline.advance`."""
 OnProgress = Callable[[int, int], None]
 """(denoising steps done, steps in all)."""
 
@@ -59,6 +62,8 @@ class Request:
     preview: Path | None = None
     resume: bool = False
     """Keep what is done where the process ends, in OUT.unfinished, and go on with what is there."""
+    watch: Path | None = None
+    """A file in which the video can be watched while it is made, see `emo_data.film.Premiere`."""
 
 
 class Loaded(NamedTuple):
@@ -89,12 +94,14 @@ def generate(
     on_progress: OnProgress | None = None,
     on_note: Callable[[str], None] | None = None,
     separate: Separate | None = None,
+    advance: Advance | None = None,
 ) -> int:
     """Write `request.out`, and a JSON file beside it that says how it was made; return its number of frames,
     round(seconds of sound * 25).
 
     on_note: is told what a person should know before it is too late. separate: where there is music, too: the model
-    listens to the voice alone, the video keeps the whole sound. Raises UserError for whatever is wrong with the
+    listens to the voice alone, the video keeps the whole sound. advance: who denoises clips, where it is not the
+    pipeline for this video alone, see `emo_core.inference.together`. Raises UserError for whatever is wrong with the
     portrait, the sound, the region or the speed, and ValueError for a separation of another length; then nothing is
     written.
     """
@@ -122,10 +129,14 @@ def generate(
     told = {name: settings[name] for name in ("tool", "version", "model", "seed")}
     with _room(request), beside(request.out, keep=request.resume) as place:
         clips = -(-frames // card.config.frames)
-        with Unfinished(place, settings, clips, card.config.frames, FPS) as unfinished:
+        with (
+            _premiere(request, len(sound) / SAMPLE_RATE) as premiere,
+            Unfinished(place, settings, clips, card.config.frames, FPS, premiere) as unfinished,
+        ):
             talk = pipeline.begin(framed.portrait, drive, request.sampling, unfinished.done, unfinished.last)
             paste = Paste(framed.whole, framed.square) if request.paste else None
-            _denoise(pipeline, talk, unfinished, partial(_finished, paste, request.mark), on_progress)
+            finish = partial(_finished, paste, request.mark)
+            _denoise(pipeline, talk, unfinished, advance or partial(_alone, pipeline), finish, on_progress)
         # Put together in there: of whatever ends the process now, nothing is left beside the video.
         heard = film_sound(request.audio, len(sound) / SAMPLE_RATE)
         write_talking(place / request.out.name, unfinished.segments, heard, told)
@@ -136,6 +147,12 @@ def generate(
         device = device_name(pipeline.backbone.device)
         write_sidecar(request.out, settings | {"device": device}, round(time.monotonic() - began, 1))
     return frames
+
+
+def _premiere(request: Request, seconds: float) -> AbstractContextManager[Premiere | None]:
+    if request.watch is None:
+        return nullcontext()
+    return Premiere(request.watch, FPS, film_sound(request.audio, seconds), FILM_RATE)
 
 
 @contextmanager
@@ -176,6 +193,7 @@ def _denoise(
     pipeline: EMOPipeline,
     talk: Talk,
     unfinished: Unfinished,
+    advance: Advance,
     finish: Callable[[Tensor], Iterator[np.ndarray]],
     on_progress: OnProgress | None,
 ) -> None:
@@ -186,7 +204,7 @@ def _denoise(
     """
     with ThreadPoolExecutor(1, thread_name_prefix="encode") as thread:
         encoded: Future[None] | None = None
-        for clip, latents in _clips(pipeline, talk, unfinished, on_progress):
+        for clip, latents in _clips(talk, unfinished, advance, on_progress):
             pictures = pipeline.show(talk, clip, latents)
             if encoded is not None:
                 encoded.result()
@@ -195,8 +213,13 @@ def _denoise(
             encoded.result()
 
 
+def _alone(pipeline: EMOPipeline, talk: Talk, tell: OnStep) -> Tensor:
+    (latents,) = pipeline.advance([talk], tell)
+    return latents
+
+
 def _clips(
-    pipeline: EMOPipeline, talk: Talk, unfinished: Unfinished, on_progress: OnProgress | None
+    talk: Talk, unfinished: Unfinished, advance: Advance, on_progress: OnProgress | None
 ) -> Iterator[tuple[int, Tensor]]:
     """Number and latents of the clips that are in no segment yet: those that are done, and the others as they get
     done."""
@@ -210,7 +233,7 @@ def _clips(
     waiting = unfinished.waiting()
     yield from enumerate(waiting, start=talk.done - len(waiting))
     while talk.done < talk.clips:
-        (latents,) = pipeline.advance([talk], tell)
+        latents = advance(talk, tell)
         yield talk.done - 1, latents
 
 

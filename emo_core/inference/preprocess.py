@@ -75,12 +75,27 @@ def _in_8_bits(picture: Image.Image) -> Image.Image:
     return Image.fromarray((np.clip(values / max(full, values.max()), 0, 1) * 255).round().astype(np.uint8))
 
 
+class SeveralFaces(UserError):
+    """It is not clear which of so many shall speak."""
+
+    def __init__(self, sentence: str, count: int) -> None:
+        super().__init__(sentence, count)
+        self.count = count
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class Framed(NamedTuple):
     """A portrait, and where it was cut out: whole picture uint8 (H, W, 3), and the square in its pixels."""
 
     portrait: Portrait
     whole: np.ndarray
     square: Square
+    face: np.ndarray
+    """x0, y0, x1, y1 of the face that shall speak, in 0-1 of the square."""
+    faces: int
+    """That the picture shows."""
 
 
 def frame_portrait(path: Path, size: int, region: str, choice: Choice) -> Framed:
@@ -92,14 +107,16 @@ def frame_portrait(path: Path, size: int, region: str, choice: Choice) -> Framed
     whole = read_picture(path)
     part = _part(whole, choice.crop)
     picture = np.ascontiguousarray(whole[part])
-    face = _the_face(path, picture, choice)
+    faces = sorted(find_faces(picture), key=lambda face: face.box[0])
+    face = _the_face(path, picture, faces, choice)
     height, width = picture.shape[:2]
     square = frame_face(face.box, width, height)
     framed = torch.from_numpy(crop(picture, square, size)).movedim(-1, 0).float() / 127.5 - 1
     box = boxes_in_square(face.box[None], square)
     portrait = Portrait(framed, torch.from_numpy(_region(region, box, square, whole.shape, part, size)))
     rows, columns = part
-    return Framed(portrait, whole, Square(square.x + columns.start, square.y + rows.start, square.side))
+    placed = Square(square.x + columns.start, square.y + rows.start, square.side)
+    return Framed(portrait, whole, placed, box[0], len(faces))
 
 
 def _part(picture: np.ndarray, box: tuple[float, float, float, float] | None) -> tuple[slice, slice]:
@@ -109,9 +126,8 @@ def _part(picture: np.ndarray, box: tuple[float, float, float, float] | None) ->
     return slice(int(y0 * height), math.ceil(y1 * height)), slice(int(x0 * width), math.ceil(x1 * width))
 
 
-def _the_face(path: Path, picture: np.ndarray, choice: Choice) -> Face:
-    """UserError where it is not clear which one, or it is not all there."""
-    faces = sorted(find_faces(picture), key=lambda face: face.box[0])
+def _the_face(path: Path, picture: np.ndarray, faces: list[Face], choice: Choice) -> Face:
+    """UserError where it is not clear which one, or it is not all there. faces: from left to right."""
     height, width = picture.shape[:2]
     places = "; ".join(
         f"{number} at {','.join(f'{value:.2f}' for value in face.box / (width, height, width, height))}"
@@ -120,9 +136,10 @@ def _the_face(path: Path, picture: np.ndarray, choice: Choice) -> Face:
     if not faces:
         raise UserError(f"{path}: no face found; choose a picture in which one face is large and turned to the viewer")
     if choice.face is None and len(faces) > 1:
-        raise UserError(
+        raise SeveralFaces(
             f"{path}: shows {len(faces)} faces ({places}); say which one shall speak with --face N, or cut it out with "
-            "--crop x0,y0,x1,y1"
+            "--crop x0,y0,x1,y1",
+            len(faces),
         )
     if choice.face is not None and not 1 <= choice.face <= len(faces):
         raise UserError(f"--face {choice.face}: {path} shows {len(faces)} ({places})")

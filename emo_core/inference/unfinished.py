@@ -11,6 +11,7 @@ Each segment is encoded on its own, so a video that was interrupted is, byte for
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -20,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from emo_data.errors import UserError
+from emo_data.film import Premiere, video_encoder
 from emo_data.lease import leased
 from emo_data.objects import Folder
-from emo_data.video import video_encoder
 from emo_data.whole import whole_file
 
 SEGMENT_SECONDS = 10
@@ -38,18 +39,31 @@ class Unfinished:
     """A folder; see above. settings: JSON. clips: of the whole video, each of so many frames.
 
     Inside its `with` block clips are added, one after the other; what the block fails with leaves a segment that is not
-    whole out. Raises BegunOtherwise where the folder is another video's.
+    whole out. premiere: whoever is to see the picture while it is made. Raises BegunOtherwise where the folder is
+    another video's.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], clips: int, clip_frames: int, fps: float) -> None:
-        self._folder, self._clips, self._fps = folder, clips, fps
+    def __init__(
+        self,
+        folder: Path,
+        settings: dict[str, Any],
+        clips: int,
+        clip_frames: int,
+        fps: float,
+        premiere: Premiere | None = None,
+    ) -> None:
+        self._folder, self._clips, self._fps, self._premiere = folder, clips, fps, premiere
         self._clips_each = max(1, round(SEGMENT_SECONDS * fps / clip_frames))
+        self._frames_each = self._clips_each * clip_frames
         self._claim(settings)
         self.segments = _contiguous(folder)
         self._latents = self._kept()
         self._segment = ExitStack()
 
     def __enter__(self) -> Self:
+        if self._premiere is not None:
+            for number, segment in enumerate(self.segments):
+                self._premiere.repeat(segment, number * self._frames_each)
         return self
 
     def __exit__(self, *why: Any) -> None:
@@ -74,7 +88,10 @@ class Unfinished:
         self._keep(clip, latents)
         if clip % self._clips_each == 0:
             path = self._segment.enter_context(whole_file(_segment(self._folder, len(self.segments))))
-            encoder = video_encoder(path, self._fps, crf=12, key_frame_seconds=2 * SEGMENT_SECONDS)
+            watcher = None
+            if self._premiere is not None:
+                watcher = partial(self._premiere.show, before=len(self.segments) * self._frames_each)
+            encoder = video_encoder(path, self._fps, crf=12, key_frame_seconds=2 * SEGMENT_SECONDS, watcher=watcher)
             self._show = self._segment.enter_context(encoder)
         for frame in frames:
             self._show(frame)

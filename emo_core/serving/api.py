@@ -1,51 +1,74 @@
 """The service over HTTP: what is asked for, what is answered, and who may ask."""
 
 import asyncio
-import contextlib
-import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from importlib.metadata import version
+from importlib.resources import files
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Form, Header, HTTPException, Request, Response, UploadFile
+from fastapi import Depends, FastAPI, Form, Header, HTTPException, Path, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict
+from fastapi.security import HTTPBearer
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict, Field
 
+from emo_core.serving import metrics
+from emo_core.serving.gate import Gate
 from emo_core.serving.inspector import Refused
 from emo_core.serving.service import Busy, Service
-from emo_core.serving.wish import Job, State, Wish
+from emo_core.serving.wish import Job, Look, State, Wish
 
 _BESIDE = 2**20
 """Bytes of a request that are not in its two files."""
 _HEARTBEAT = 15.0
 """Seconds without news after which a stream of events says that it is still there."""
+_STUDIO = files("emo_core.serving") / "studio"
+_ALLOWED = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
+"""What the studio's page may load: nothing of others."""
 Key = Annotated[str | None, Header(alias="Idempotency-Key", max_length=200, description="the same key: the same job")]
 
 
-class Asked(Wish):
-    """The form of a request."""
+class Shown(Wish):
+    """The form of a request to look at a portrait."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
     portrait: UploadFile
-    audio: UploadFile
 
     def wish(self) -> Wish:
         """Without the files."""
         return Wish.model_validate(self.model_dump(include=set(Wish.model_fields)))
 
 
+class Asked(Shown):
+    """The form of a request."""
+
+    audio: UploadFile
+
+
 class Status(BaseModel):
     """Of a job."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "id": "5f0c2b7d9e4a4c0fa1d2b3c4d5e6f708",
+                "state": "running",
+                "progress": 0.48,
+                "frames_done": 120,
+                "frames_total": 250,
+                "error": None,
+            }
+        }
+    )
+
     id: str
     state: State
-    progress: float
+    progress: float = Field(description="0 to 1")
     frames_done: int
     frames_total: int
-    error: str | None
+    error: str | None = Field(description="why it failed, in a sentence")
 
     @classmethod
     def of(cls, job: Job) -> "Status":
@@ -66,6 +89,7 @@ class Problem(BaseModel):
     """What was wrong, in a sentence."""
 
     detail: str
+    faces: int | None = Field(None, description="that the portrait shows, where it must be said which one speaks")
 
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -84,17 +108,18 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {
 
 def create_app(service: Service, token: str | None) -> FastAPI:
     """token: what a client must show; None lets everybody in, which suits the loopback alone."""
-    bearer = HTTPBearer(auto_error=False)
-
-    def allowed(shown: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        if token is not None and (shown is None or not hmac.compare_digest(shown.credentials, token)):
-            raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
-
     app = FastAPI(title="Open EMO", version=version("open-emo"), description="One portrait and a voice become a video.")
-    app.add_middleware(Sized, most=service.limits.portrait_bytes + service.limits.sound_bytes + _BESIDE)
+    app.add_middleware(
+        Gate,
+        token=token,
+        per_minute=service.limits.per_minute,
+        most=service.limits.portrait_bytes + service.limits.sound_bytes + _BESIDE,
+        on_answer=lambda status: service.metrics.answers.labels(status).inc(),
+    )
     for kind, answer in ((Refused, _refused), (Busy, _busy), (RequestValidationError, _invalid)):
         app.add_exception_handler(kind, answer)  # type: ignore[arg-type]
-    guarded: dict[str, Any] = {"dependencies": [Depends(allowed)]}
+    # The gate asks for the token, before a body is read; this is for who reads the description.
+    guarded: dict[str, Any] = {"dependencies": [Depends(HTTPBearer(auto_error=False))]}
 
     @app.post("/v1/jobs", status_code=202, responses=_PROBLEMS, **guarded)
     async def submit(asked: Annotated[Asked, Form(media_type="multipart/form-data")], key: Key = None) -> Status:
@@ -113,6 +138,11 @@ def create_app(service: Service, token: str | None) -> FastAPI:
             await service.cancel(job.id)
             raise
         return _video(service, job)
+
+    @app.post("/v1/portraits", responses=_PROBLEMS, **guarded)
+    async def look(asked: Annotated[Shown, Form(media_type="multipart/form-data")]) -> Look:
+        """What a video of a portrait would show: its face, and where that may go."""
+        return await service.look(asked.portrait, asked.wish())
 
     @app.get("/v1/models", responses={401: _PROBLEMS[401]}, **guarded)
     async def models() -> list[Model]:
@@ -143,6 +173,17 @@ def create_app(service: Service, token: str | None) -> FastAPI:
         """The result."""
         return _video(service, _existing(service, job))
 
+    @app.get(
+        "/v1/jobs/{job}/stream",
+        responses={200: _MP4 | {"description": "a fragmented mp4, which grows"}, **_UNKNOWN},
+        response_class=StreamingResponse,
+        **guarded,
+    )
+    async def stream(job: str) -> Response:
+        """The video while it is made, clip by clip, to its end. Of a job that fails, what there was of it."""
+        _existing(service, job)
+        return StreamingResponse(service.watch(job), media_type="video/mp4")
+
     @app.delete("/v1/jobs/{job}", responses=_UNKNOWN, **guarded)
     async def cancel(job: str) -> Status:
         """Nobody wants it any more. What is over stays as it is."""
@@ -150,10 +191,31 @@ def create_app(service: Service, token: str | None) -> FastAPI:
         await service.cancel(job)
         return Status.of(_existing(service, job))
 
+    @app.get("/v1/samples/{name}", responses=_UNKNOWN, response_class=FileResponse, **guarded)
+    async def sample(name: Annotated[str, Path(pattern="^(portrait.png|voice.wav)$")]) -> Response:
+        """A portrait and a voice to try it with, made in code."""
+        return FileResponse(await service.sample(name))
+
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        ready = await service.ready()
+        return JSONResponse({"status": "ready" if ready else "nobody is there to make videos"}, 200 if ready else 503)
+
+    @app.get("/metrics", include_in_schema=False)
+    async def measured() -> Response:
+        return Response(service.metrics.exposition(), media_type=metrics.FORMAT)
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> Response:
+        return Response(
+            (_STUDIO / "index.html").read_bytes(), headers={"Content-Security-Policy": _ALLOWED}, media_type="text/html"
+        )
+
+    app.mount("/studio", StaticFiles(packages=[("emo_core.serving", "studio")]), name="studio")
     return app
 
 
@@ -178,11 +240,8 @@ def _video(service: Service, job: Job) -> Response:
 
 async def _until_over(service: Service, job: Job, request: Request) -> Job:
     while not job.state.over:
-        try:
-            await asyncio.wait_for(service.changed(job.id), timeout=0.5)
-        except TimeoutError:
-            if await request.is_disconnected():
-                await service.cancel(job.id)
+        if not await service.news(job.id, 0.5) and await request.is_disconnected():
+            await service.cancel(job.id)
         job = _existing(service, job.id)
     return job
 
@@ -196,14 +255,13 @@ async def _events(service: Service, job: str) -> AsyncIterator[str]:
             told = said
         if now.state.over:
             return
-        try:
-            await asyncio.wait_for(service.changed(job), timeout=_HEARTBEAT)
-        except TimeoutError:
+        if not await service.news(job, _HEARTBEAT):
             yield ": still here\n\n"
 
 
 async def _refused(_: Request, refused: Refused) -> Response:
-    return JSONResponse({"detail": refused.sentence}, refused.status)
+    said: dict[str, Any] = {"detail": refused.sentence}
+    return JSONResponse(said if refused.faces is None else said | {"faces": refused.faces}, refused.status)
 
 
 async def _busy(_: Request, busy: Busy) -> Response:
@@ -216,46 +274,3 @@ async def _invalid(_: Request, error: RequestValidationError) -> Response:
         for one in error.errors()
     )
     return JSONResponse({"detail": said}, 422)
-
-
-_Message = MutableMapping[str, Any]
-
-
-class Sized:
-    """ASGI middleware that ends a request which is larger than any that is taken, before it fills the disk."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]], most: int) -> None:
-        self._app, self._most = app, most
-
-    async def __call__(
-        self,
-        scope: _Message,
-        receive: Callable[[], Awaitable[_Message]],
-        send: Callable[[_Message], Awaitable[None]],
-    ) -> None:
-        """Of ASGI."""
-        size, answered = 0, False
-
-        async def counted() -> _Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._most:
-                raise _TooMuch
-            return message
-
-        async def watched(message: _Message) -> None:
-            nonlocal answered
-            if size <= self._most:  # else it is what the framework makes of _TooMuch
-                answered = True
-                await send(message)
-
-        with contextlib.suppress(_TooMuch):
-            await self._app(scope, counted, watched)
-        if size > self._most and not answered:
-            said = JSONResponse({"detail": f"more than {self._most:,} bytes, the most that is taken here"}, 413)
-            await said(scope, receive, send)
-
-
-class _TooMuch(Exception):
-    pass

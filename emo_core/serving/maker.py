@@ -9,8 +9,9 @@ import torch
 
 from emo_core.inference.generate import Loaded, Request, generate, load_pipeline
 from emo_core.inference.preprocess import Choice
+from emo_core.inference.together import Together
 from emo_core.inference.unfinished import BegunOtherwise
-from emo_core.serving.inspector import PORTRAIT, SOUND, VIDEO, Refused, for_a_client
+from emo_core.serving.inspector import PORTRAIT, PREMIERE, SOUND, VIDEO, Refused, for_a_client
 from emo_core.serving.wish import Wish
 from emo_data.errors import UserError
 from emo_data.lease import Taken
@@ -26,10 +27,12 @@ class Stopped(Exception):
 class Maker:
     """Has its models in memory. Everything about a job is in the job's folder, nothing here."""
 
-    def __init__(self, models: dict[str, str], device: torch.device) -> None:
-        """models: folders by id. Raises UserError where one does not load, or does not listen."""
+    def __init__(self, models: dict[str, str], device: torch.device, at_a_time: int = 1) -> None:
+        """models: folders by id. at_a_time: jobs, each on a thread of its own; their clips share denoising steps.
+        Raises UserError where a model does not load, or does not listen."""
         self._device = device
         self._loaded: dict[str, Loaded] = {name: load_pipeline(folder, device) for name, folder in models.items()}
+        self._together = {name: Together(loaded.pipeline, at_a_time) for name, loaded in self._loaded.items()}
 
     def check_health(self) -> None:
         """Raises what the device raises."""
@@ -52,6 +55,7 @@ class Maker:
             choice=Choice(face=wish.face),
             sampling=wish.sampling,
             resume=True,
+            watch=folder / PREMIERE,
         )
 
         def on_progress(done: int, total: int) -> None:
@@ -59,10 +63,12 @@ class Maker:
                 raise Stopped
             tell(done / total)
 
+        together = self._together[wish.model]
         # Where it is there an earlier attempt came to its end, and nobody heard of it.
         while not (folder / VIDEO).with_suffix(".json").exists():
             try:
-                generate(self._loaded[wish.model], request, on_progress)
+                with together.joined():
+                    generate(self._loaded[wish.model], request, on_progress, advance=together.advance)
             except BegunOtherwise:  # before the service got other libraries, or the model was trained on
                 shutil.rmtree(folder / f"{VIDEO}.unfinished")
             except Taken:

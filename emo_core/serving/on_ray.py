@@ -7,7 +7,7 @@ see.
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,18 @@ from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.config import HTTPOptions
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ReplicaState
 
 from emo_core.serving.api import create_app
-from emo_core.serving.inspector import Models, Refused, inspect
+from emo_core.serving.inspector import Models, Refused, inspect, look
+from emo_core.serving.log import log_to
 from emo_core.serving.maker import Maker
 from emo_core.serving.service import Limits, Lost, Service
-from emo_core.serving.wish import Wish
+from emo_core.serving.wish import Look, Wish
 from emo_data.cores import cores
+from emo_data.errors import UserError
 from emo_data.on_ray import connected
+from emo_data.synthetic import write_trial
 
 _NEWS = 0.2
 """Seconds between two things that a maker tells of a job."""
@@ -44,28 +48,34 @@ class Settings(BaseModel):
     device: str = Field("cpu", description="that the makers compute on, as torch names it")
     makers: int = Field(1, ge=1, description="at least")
     most_makers: int = Field(1, ge=1, description="at most: as many as jobs wait, in between")
+    at_a_time: int | None = Field(
+        None, ge=1, description="jobs of each maker, in the same denoising steps; by default 1 on a CPU, else 2"
+    )
+    open_to_all: bool = Field(False, description="without EMO_TOKEN: on the loopback of one machine alone")
     limits: Limits = Limits()
 
 
 def build(settings: Settings) -> serve.Application:
     """The application, for a laptop as for a cluster. The token is EMO_TOKEN of the front's environment."""
     gpus = 0 if settings.device == "cpu" else 1
+    at_a_time = settings.at_a_time or 1 + gpus
     inspector = serve.deployment(name="inspector", max_ongoing_requests=2, ray_actor_options={"num_cpus": 0})(Inspector)
     makers = serve.deployment(
         name="makers",
-        max_ongoing_requests=1,
+        max_ongoing_requests=at_a_time,
         graceful_shutdown_timeout_s=60,
         ray_actor_options={"num_cpus": 0 if gpus else 1, "num_gpus": gpus},
         autoscaling_config={
             "min_replicas": settings.makers,
             "max_replicas": max(settings.makers, settings.most_makers),
-            "target_ongoing_requests": 1,
+            "target_ongoing_requests": at_a_time,
         },
     )(Makers)
     front = serve.deployment(name="front", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})(
         serve.ingress()(Front)
     )
-    return front.bind(settings, inspector.bind(settings.models), makers.bind(settings.models, settings.device))
+    made_by = makers.bind(settings.models, settings.device, at_a_time)
+    return front.bind(settings, inspector.bind(settings.models), made_by)
 
 
 @contextmanager
@@ -86,18 +96,27 @@ class Inspector:
     def __init__(self, models: dict[str, str]) -> None:
         self._models = Models.read(models)
 
-    async def __call__(self, folder: str, wish: Wish, max_seconds: float) -> int:
+    async def inspect(self, folder: str, wish: Wish, max_seconds: float) -> int:
         """See `emo_core.serving.inspector.inspect`."""
         _, card = self._models.named(wish.model)
         return await asyncio.to_thread(inspect, Path(folder), wish, card, max_seconds)
 
+    async def look(self, folder: str, wish: Wish) -> Look:
+        """See `emo_core.serving.inspector.look`."""
+        _, card = self._models.named(wish.model)
+        return await asyncio.to_thread(look, Path(folder), wish, card)
+
+    async def draw_samples(self, folder: str) -> None:
+        """See `emo_data.synthetic.write_trial`."""
+        await asyncio.to_thread(write_trial, Path(folder))
+
 
 class Makers:
-    """One of them makes one video at a time."""
+    """See `emo_core.serving.maker`."""
 
-    def __init__(self, models: dict[str, str], device: str) -> None:
+    def __init__(self, models: dict[str, str], device: str, at_a_time: int) -> None:
         os.nice(_NICE)
-        self._maker = Maker(models, torch.device(device))
+        self._maker = Maker(models, torch.device(device), at_a_time)
 
     def check_health(self) -> None:
         """As Serve asks for it."""
@@ -126,27 +145,53 @@ class Front:
     """Answers. There is one, for it alone writes the journal."""
 
     def __init__(self, settings: Settings, inspector: DeploymentHandle, makers: DeploymentHandle) -> None:
+        token = os.environ.get("EMO_TOKEN")
+        if not (token or settings.open_to_all):
+            raise UserError(
+                "set EMO_TOKEN in the environment of Ray's nodes: without it everybody could use the service"
+            )
+        self._token = token
         models = Models.read(settings.models)
-        self._service = Service(Path(settings.folder), models, Remote(inspector, makers), settings.limits)
+        Path(settings.folder).mkdir(parents=True, exist_ok=True)
+        log_to(Path(settings.folder) / "log.jsonl")
+        hands = Remote(inspector, makers, serve.get_replica_context().app_name)
+        self._service = Service(Path(settings.folder), models, hands, settings.limits)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, os.environ.get("EMO_TOKEN"))
+        return create_app(self._service, self._token)
 
 
 class Remote:
     """`Hands` in other processes, on this machine or another."""
 
-    def __init__(self, inspector: DeploymentHandle, makers: DeploymentHandle) -> None:
-        self._inspector, self._makers = inspector, makers.options(stream=True)
+    def __init__(self, inspector: DeploymentHandle, makers: DeploymentHandle, application: str) -> None:
+        self._inspector, self._makers, self._application = inspector, makers.options(stream=True), application
 
     async def inspect(self, folder: Path, wish: Wish, max_seconds: float) -> int:
         """See `Hands`."""
+        return await self._inspected(self._inspector.inspect.remote(str(folder), wish, max_seconds))
+
+    async def look(self, folder: Path, wish: Wish) -> Look:
+        """See `Hands`."""
+        return await self._inspected(self._inspector.look.remote(str(folder), wish))
+
+    async def draw_samples(self, folder: Path) -> None:
+        """See `Hands`."""
+        await self._inspected(self._inspector.draw_samples.remote(str(folder)))
+
+    async def _inspected(self, answer: Awaitable[Any]) -> Any:
         try:
-            return await self._inspector.remote(str(folder), wish, max_seconds)
+            return await answer
         except RayTaskError as error:
             raise _meant(error) from error
         except RayActorError as error:
             raise Refused(422, "portrait or audio: reading it ended the process that read it; it is damaged") from error
+
+    async def ready(self) -> bool:
+        """See `Hands`."""
+        status = await asyncio.to_thread(serve.status)
+        makers = status.applications[self._application].deployments["makers"]
+        return any(count for state, count in makers.replica_states.items() if state == ReplicaState.RUNNING)
 
     async def make(self, folder: Path, wish: Wish) -> AsyncIterator[float]:
         """See `Hands`."""

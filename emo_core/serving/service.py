@@ -2,23 +2,28 @@
 
 import asyncio
 import hashlib
+import logging
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from emo_core.serving.inspector import PORTRAIT, SOUND, VIDEO, Models, Refused
+from emo_core.serving.inspector import PORTRAIT, PREMIERE, SOUND, VIDEO, Models, Refused
 from emo_core.serving.journal import Full, Journal, KeyTaken, new_id
-from emo_core.serving.wish import Job, State, Wish
+from emo_core.serving.metrics import Metrics
+from emo_core.serving.wish import Job, Look, State, Wish
 
+_LOG = logging.getLogger(__name__)
 _CHUNK = 2**20
 _AFTER = 5
 """Seconds after which a client may ask again when all is full."""
+_PATIENCE = 0.5
+"""Seconds between two looks at what grows, where nobody says that it has."""
 _ATTEMPTS = 5
 """Of a job whose maker died: a file that kills whatever reads it must not do so for ever."""
 
@@ -34,6 +39,7 @@ class Limits(BaseModel):
     sound_seconds: float = Field(3600, gt=0)
     short_seconds: float = Field(15, gt=0, description="of sound, for an answer that is waited for")
     keep_seconds: float = Field(86400, gt=0, description="a job's result is kept so long after its end")
+    per_minute: int = Field(600, ge=1, description="requests with a body, of each address")
 
 
 class Upload(Protocol):
@@ -53,6 +59,15 @@ class Hands(Protocol):
     async def inspect(self, folder: Path, wish: Wish, max_seconds: float) -> int:
         """Raises Refused. See `emo_core.serving.inspector`."""
 
+    async def look(self, folder: Path, wish: Wish) -> Look:
+        """Raises Refused. See `emo_core.serving.inspector`."""
+
+    async def draw_samples(self, folder: Path) -> None:
+        """portrait.png and voice.wav, each whole or not at all. See `emo_data.synthetic`."""
+
+    async def ready(self) -> bool:
+        """Whether somebody is there to make videos."""
+
     def make(self, folder: Path, wish: Wish) -> AsyncIterator[float]:
         """Shares that are done, as they are; closing it ends the work. Raises Refused, and Lost."""
 
@@ -70,16 +85,19 @@ class Service:
 
     journal.sqlite    which jobs there are, see `emo_core.serving.journal`
     jobs/ID/          a job's portrait, sound, and what there is of its video
+    samples/          a portrait and a voice to try it with
     """
 
     def __init__(self, folder: Path, models: Models, hands: Hands, limits: Limits) -> None:
         self.models, self.limits = models, limits
-        self._hands, self._jobs = hands, folder / "jobs"
+        self._hands, self._jobs, self._samples = hands, folder / "jobs", folder / "samples"
+        self._one_sample = asyncio.Lock()
         self._jobs.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(folder / "journal.sqlite")
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changes: dict[str, asyncio.Event] = {}
         self._arriving: set[str] = set()
+        self.metrics = Metrics(self._journal.counts, limits.queue)
         self._sweep()
         for job in self._journal.open_jobs():
             self._journal.wait(job.id)
@@ -102,9 +120,67 @@ class Service:
         """None where there is none, or no longer."""
         return self._journal.get(job)
 
-    async def changed(self, job: str) -> None:
-        """Returns when there is something new about it."""
-        await self._changes.setdefault(job, asyncio.Event()).wait()
+    async def ready(self) -> bool:
+        """Whether a job that is accepted now is begun soon."""
+        return await self._hands.ready()
+
+    async def news(self, job: str, seconds: float) -> bool:
+        """Wait until there is something new about it; False where there is nothing for so long."""
+        change = self._changes.setdefault(job, asyncio.Event())
+        try:
+            await asyncio.wait_for(change.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def watch(self, job: str) -> AsyncIterator[bytes]:
+        """The video while it is made, to its end: a fragmented mp4. Of a job that failed, what there was of it."""
+        premiere = self._jobs / job / PREMIERE
+        while (now := self.get(job)) is not None and not now.state.over and not premiere.exists():
+            await self.news(job, _PATIENCE)
+        path = premiere if premiere.exists() else self._jobs / job / VIDEO
+        if now is None or not path.exists():
+            return
+        # Another maker that goes on begins the file anew with the same bytes: this one waits until it is past here.
+        with path.open("rb", buffering=0) as file:
+            while True:
+                now = self.get(job)
+                while chunk := await asyncio.to_thread(file.read, _CHUNK):
+                    yield chunk
+                if now is None or now.state.over:
+                    return
+                await self.news(job, _PATIENCE)
+
+    async def look(self, portrait: Upload, wish: Wish) -> Look:
+        """What a video of a portrait would show, before there is a sound. Raises Refused, and Busy."""
+        name, _ = self.models.named(wish.model)
+        if len(self._arriving) >= self.limits.queue:
+            raise Busy(_AFTER)
+        with self._place(new_id()) as folder:
+            await _receive("portrait", portrait, folder / PORTRAIT, self.limits.portrait_bytes, hashlib.sha256())
+            return await self._hands.look(folder, wish.model_copy(update={"model": name}))
+
+    async def sample(self, name: str) -> Path:
+        """ "portrait.png" or "voice.wav": something to try it with, made when it is first asked for."""
+        place = self._samples / name
+        if not place.exists():
+            async with self._one_sample:
+                if not place.exists():
+                    await self._hands.draw_samples(self._samples)
+        return place
+
+    @contextmanager
+    def _place(self, job: str) -> Iterator[Path]:
+        """The folder of a job that is arriving; gone after the block where it was not accepted."""
+        folder = self._jobs / job
+        self._arriving.add(job)
+        try:
+            folder.mkdir()
+            yield folder
+        finally:
+            self._arriving.remove(job)
+            if self._journal.get(job) is None:
+                shutil.rmtree(folder, ignore_errors=True)
 
     async def submit(
         self, portrait: Upload, sound: Upload, wish: Wish, key: str | None, max_seconds: float | None = None
@@ -118,35 +194,31 @@ class Service:
         if not (key is not None and self._journal.has(key)) and self._full(len(self._arriving)):
             raise Busy(_AFTER)
         job = new_id()
-        folder = self._jobs / job
-        self._arriving.add(job)
         try:
-            folder.mkdir()
-            digest = hashlib.sha256(wish.model_dump_json().encode())
-            await _receive("portrait", portrait, folder / PORTRAIT, self.limits.portrait_bytes, digest)
-            await _receive("audio", sound, folder / SOUND, self.limits.sound_bytes, digest)
-            earlier = None if key is None else self._journal.known(key, digest.hexdigest())
-            if earlier is None and self._full():
-                raise Busy(_AFTER)  # it has filled up meanwhile; to inspect costs more than to ask again
-            most = min(max_seconds or self.limits.sound_seconds, self.limits.sound_seconds)
-            frames = 0 if earlier is not None else await self._hands.inspect(folder, wish, most)
-            accepted = earlier or self._journal.accept(job, wish, frames, digest.hexdigest(), key, self.limits.queue)
+            with self._place(job) as folder:
+                digest = hashlib.sha256(wish.model_dump_json().encode())
+                await _receive("portrait", portrait, folder / PORTRAIT, self.limits.portrait_bytes, digest)
+                await _receive("audio", sound, folder / SOUND, self.limits.sound_bytes, digest)
+                said = digest.hexdigest()
+                accepted = None if key is None else self._journal.known(key, said)
+                if accepted is None:
+                    if self._full():
+                        raise Busy(_AFTER)  # it has filled up meanwhile; to inspect costs more than to ask again
+                    most = min(max_seconds or self.limits.sound_seconds, self.limits.sound_seconds)
+                    frames = await self._hands.inspect(folder, wish, most)
+                    accepted = self._journal.accept(job, wish, frames, said, key, self.limits.queue)
         except Full as error:
             raise Busy(_AFTER) from error
         except KeyTaken as error:
             raise Refused(422, "Idempotency-Key: it was given with another request; take a new one") from error
-        finally:
-            self._arriving.remove(job)
-            if self._journal.get(job) is None:
-                shutil.rmtree(folder, ignore_errors=True)
         if accepted.id == job:
+            _LOG.info("accepted", extra={"job": job, "model": name, "frames": accepted.frames_total})
             self._carry_out(accepted)
         return accepted
 
     async def cancel(self, job: str) -> None:
         """Nobody wants it any more. What is over stays as it is."""
-        if self._journal.end(job, State.CANCELLED):
-            self._tell(job)
+        if self._end(job, State.CANCELLED):
             task = self._tasks.get(job)
             if task is not None:
                 task.cancel()
@@ -157,27 +229,50 @@ class Service:
         task.add_done_callback(lambda _: self._tasks.pop(job.id, None))
 
     async def _until_over(self, job: Job) -> None:
+        began: float | None = None
         for attempt in range(_ATTEMPTS):
             try:
                 async with aclosing(self._hands.make(self._jobs / job.id, job.wish)) as shares:  # type: ignore[type-var]
                     async for share in shares:
+                        if began is None:
+                            began = time.monotonic()
+                            self.metrics.waited.observe(max(time.time() - job.accepted, 0))
+                            _LOG.info("begun", extra={"job": job.id})
                         self._journal.advance(job.id, int(share * job.frames_total))
                         self._tell(job.id)
-                self._journal.end(job.id, State.DONE)
-                break
+                if self._end(job.id, State.DONE):
+                    self.metrics.frames.inc(job.frames_total)
+                    if began is not None:
+                        self.metrics.seconds_per_frame.observe((time.monotonic() - began) / job.frames_total)
+                return
             except Refused as refused:
-                self._journal.end(job.id, State.FAILED, refused.sentence)
-                break
+                self._fail(job.id, "input", refused.sentence)
+                return
             except Lost:
+                self.metrics.lost.inc()
+                _LOG.warning("lost its maker", extra={"job": job.id, "attempt": attempt + 1})
                 self._journal.wait(job.id)
                 await asyncio.sleep(attempt)
-            except Exception:
-                self._journal.end(job.id, State.FAILED, "something went wrong in the service; its log says what")
-                self._tell(job.id)
-                raise
-        else:
-            self._journal.end(job.id, State.FAILED, f"whoever made it died, {_ATTEMPTS} times")
-        self._tell(job.id)
+            except Exception:  # noqa: BLE001 (the log has it; the service goes on with other jobs)
+                _LOG.exception("went wrong", extra={"job": job.id})
+                self._fail(job.id, "error", "something went wrong in the service; its log says what")
+                return
+        self._fail(job.id, "makers died", f"whoever made it died, {_ATTEMPTS} times")
+
+    def _fail(self, job: str, reason: str, sentence: str) -> None:
+        if self._end(job, State.FAILED, sentence):
+            self.metrics.failures.labels(reason).inc()
+
+    def _end(self, job: str, state: State, error: str | None = None) -> bool:
+        """False where it was over already."""
+        ended = self._journal.end(job, state, error)
+        if ended:
+            self.metrics.ended.labels(state).inc()
+            _LOG.info(str(state), extra={"job": job} | ({} if error is None else {"reason": error}))
+            # Who watches has it open; who comes from now on sees the whole video.
+            (self._jobs / job / PREMIERE).unlink(missing_ok=True)
+        self._tell(job)
+        return ended
 
     def _tell(self, job: str) -> None:
         change = self._changes.pop(job, None)

@@ -72,6 +72,17 @@ class Wish(BaseModel):
         return Sampling(self.steps, reference, audio, self.seed, self.scheduler)
 
 
+class Look(BaseModel):
+    """What a video of a portrait would show. Boxes are x0, y0, x1, y1 in 0-1 of the framed picture."""
+
+    model_config = ConfigDict(frozen=True)
+
+    faces: Annotated[int, Field(description="that the whole picture shows")]
+    face: Annotated[list[float], Field(description="the one that speaks")]
+    region: Annotated[list[float], Field(description="where it may go")]
+    picture: Annotated[str, Field(description="the framed picture, a data URL")]
+
+
 class State(StrEnum):
     """Of a job."""
 

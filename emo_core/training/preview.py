@@ -15,7 +15,7 @@ from emo_core.training.latents import encode
 from emo_core.training.run_folder import RunFolder
 from emo_data.dataset.index import ClipIndex, seconds_of_sound
 from emo_data.dataset.window import region_mask
-from emo_data.video import encode_video
+from emo_data.film import encode_video
 
 STEPS = 10
 CLIPS = 4

@@ -16,13 +16,14 @@ import numpy as np
 from emo_data.features import quality
 from emo_data.features.framing import Square, boxes_in_square, crop, frame_face
 from emo_data.features.pose import Pose, fit_pose, mouth_opening, rotation_speed, to_angles
+from emo_data.film import encode_video
 from emo_data.ingest.accept import sound_state
 from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.plan import Chunk
 from emo_data.ingest.scan import Scan
 from emo_data.schema import SAMPLE_RATE, SCHEMA_VERSION
 from emo_data.sound import sound_between
-from emo_data.video import Decoder, VideoInfo, encode_video, read_pictures
+from emo_data.video import Decoder, VideoInfo, read_pictures
 
 _JUDGED_EVERY = 5
 """Sharpness and brightness change slowly: every fifth frame is enough."""

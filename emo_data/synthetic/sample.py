@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 from emo_data.errors import UserError
+from emo_data.film import encode_video
 from emo_data.schema import FPS, SAMPLE_RATE
 from emo_data.sound import write_sound
 from emo_data.synthetic.head import Head
 from emo_data.synthetic.look import LOOKS, Look
 from emo_data.synthetic.motion import head_motion
 from emo_data.synthetic.voice import FULL_LOUDNESS, synthesise_speech, synthesise_voice
-from emo_data.video import encode_video
+from emo_data.whole import whole_file
 
 SPEEDS = (0.2, 1.5)
 """Degrees per frame: mean head speeds of the calmest and the liveliest clip."""
@@ -169,9 +170,20 @@ def _fill(
         if on_progress is not None:
             on_progress(done + 1, len(plan))
     (folder / "truth.json").write_text(json.dumps(truth))
-    write_sound(folder / "held_out" / "voice.wav", synthesise_voice([seed, _VOICE, 0], 20))
-    portrait = heads[looks[0].name].render(np.zeros(3), opening=0.0).picture
-    _write_picture(folder / "held_out" / "portrait.png", portrait)
+    _write_trial(folder / "held_out", heads[looks[0].name], seed, 20)
+
+
+def write_trial(folder: Path, seconds: float = 8, size: int = 512) -> None:
+    """portrait.png and voice.wav to try a model with, each whole or not at all; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_trial(folder, Head(LOOKS[0], size), 0, seconds)
+
+
+def _write_trial(folder: Path, head: Head, seed: int, seconds: float) -> None:
+    with whole_file(folder / "voice.wav") as unfinished:
+        write_sound(unfinished, synthesise_voice([seed, _VOICE, 0], seconds))
+    with whole_file(folder / "portrait.png") as unfinished:
+        _write_picture(unfinished, head.render(np.zeros(3), opening=0.0).picture)
 
 
 def _speed(seed: Sequence[int]) -> float:

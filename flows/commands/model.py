@@ -210,15 +210,15 @@ def bench_generate(
 
     from emo_core.bench.generation import Subject, bench_generation
     from emo_core.inference.sampling import Sampling
-    from emo_data.synthetic import write_sample
+    from emo_data.synthetic import write_trial
     from flows.progress import progress
 
     check_picture("--preview", preview)
     sampling = Sampling(steps, reference_scale, audio_scale)
     with tempfile.TemporaryDirectory() as folder, progress("bench") as report:
         if portrait is None:
-            write_sample(Path(folder), clips=1, seconds=1, seed=0)
-            portrait = Path(folder) / "held_out" / "portrait.png"
+            write_trial(Path(folder))
+            portrait = Path(folder) / "portrait.png"
         subject = Subject(model, portrait, audio, compiled)
         found = bench_generation(subject, sampling, choose_device(device), preview, report)
     heads = ("ms/frame", "peak MiB", "Backbone", "Reference", "VAE", "rest", "encode")
@@ -274,3 +274,28 @@ def model(
         f"{key:28s}{value:.4g}" if isinstance(value, float) else f"{key:28s}{value}" for key, value in found.items()
     ]
     say(found, lines, as_json)
+
+
+@bench.command(name="serve")
+def bench_serve(
+    model: Annotated[str, typer.Option(metavar="MODEL", help="RUN/model of stage 2 or 3.")],
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of sound in each video.")] = 2.0,
+    videos: Annotated[int, typer.Option(min=1, help="Of each load; of as many clients at least one each.")] = 12,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Videos through the service, for 1, 4 and 16 clients and for open loads, against the pipeline called directly."""
+    from emo_core.bench.serving import bench_serving
+    from flows.progress import progress
+
+    with progress("bench") as report:
+        found = bench_serving(model, seconds, videos, choose_device(device), report)
+    lines = [f"{'load':20s}{'videos':>8s}{'refused':>9s}{'frames/s':>10s}{'/ bare':>8s}"]
+    lines[0] += f"{'p50 s':>8s}{'p95 s':>8s}{'status p99 ms':>15s}"
+    lines += [
+        f"{one.name:20s}{one.videos:8d}{one.refused:9d}{one.frames_per_second:10.1f}{one.throughput_over_bare:8.2f}"
+        f"{one.latency_p50:8.1f}{one.latency_p95:8.1f}{one.status_p99_ms:15.0f}"
+        for one in found.loads
+    ]
+    lines.append(f"the pipeline called directly: {found.bare_frames_per_second:.1f} frames/s")
+    say(found.model_dump(), lines, as_json)

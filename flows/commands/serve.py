@@ -25,7 +25,8 @@ def serve(
     import os
     from pathlib import Path
 
-    if host not in ("127.0.0.1", "localhost", "::1") and not os.environ.get("EMO_TOKEN"):
+    here = host in ("127.0.0.1", "localhost", "::1")
+    if not here and not os.environ.get("EMO_TOKEN"):
         raise UserError(f"--host {host}: others could reach it; set EMO_TOKEN, which they must then show")
     from emo_core.serving.on_ray import Settings, serve_here
     from emo_core.serving.service import Limits
@@ -35,10 +36,11 @@ def serve(
         folder=str(Path(jobs).absolute()),
         device=str(choose_device(device)),
         makers=replicas,
+        open_to_all=here,
         limits=Limits(queue=queue),
     )
     with serve_here(settings, host, port):
-        print(f"serving {', '.join(settings.models)} at http://{host}:{port}, described at /docs; ends with Ctrl-C")
+        print(f"serving {', '.join(settings.models)} at http://{host}:{port} (described at /docs); ends with Ctrl-C")
         wait_for_the_end()
 
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from PIL import Image
 
 from emo_core.checkpoint import Card, Checkpoint, save
 from emo_core.diffusion import noise_schedule
 from emo_core.inference.pipeline import Drive, Portrait
+from emo_core.inference.preprocess import read_picture
 from emo_core.model.codec import LinearCodec
 from emo_core.model.config import ModelConfig
 from emo_core.model.emo import EMO, build
@@ -163,3 +165,11 @@ def model_folder(tmp_path_factory, encoder):
     (held_out / "portrait.png").rename(folder / "portrait.png")
     write_sound(folder / "voice.wav", read_sound(held_out / "voice.wav")[: 2 * 16_000])
     return folder
+
+
+@pytest.fixture(scope="module")
+def two_faces(model_folder):
+    one = read_picture(model_folder / "portrait.png")
+    path = model_folder / "two.png"
+    Image.fromarray(np.concatenate([one, one[:, ::-1]], axis=1)).save(path)
+    return path

@@ -15,10 +15,10 @@ from emo_core.training.record import read_metrics
 from emo_core.training.run import carry_out
 from emo_data.dataset.index import ClipIndex
 from emo_data.features.audio import AudioEncoder
+from emo_data.film import encode_video
 from emo_data.objects import Folder
 from emo_data.schema import SAMPLE_RATE
 from emo_data.store import Dataset
-from emo_data.video import encode_video
 
 CPU = torch.device("cpu")
 

@@ -7,6 +7,8 @@ from PIL import Image
 from emo_core.bench import generation
 from emo_core.bench.generation import Subject, bench_generation, speak, ways_to
 from emo_core.inference.sampling import Sampling
+from emo_data.sound import write_sound
+from emo_data.synthetic import synthesise_voice
 from tests.emo_core.runs import CPU
 
 FULL = Sampling(4, 1, 2)
@@ -17,8 +19,8 @@ def test_all_figures_are_there(model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(
         generation,
         "speak",
-        lambda subject, length, *rest: speak(subject, min(length, 2), *rest).model_copy(
-            update={"sound_seconds": length}
+        lambda subject, voice, *rest: speak(subject, model_folder / "voice.wav", *rest).model_copy(
+            update={"sound_seconds": int(voice.stem)}
         ),
     )
     monkeypatch.setattr(generation, "ProcessPoolExecutor", _Here)
@@ -53,11 +55,13 @@ class _Here:
         return Answer
 
 
-def test_memory_does_not_grow_with_the_sound(model_folder):
+def test_memory_does_not_grow_with_the_sound(model_folder, tmp_path):
     """In processes of their own, as the figures are taken."""
     subject = Subject(str(model_folder / "model"), model_folder / "portrait.png", None)
     peaks = []
     for length in (2, 20):
+        voice = tmp_path / f"{length}.wav"
+        write_sound(voice, synthesise_voice([0, 9], length))
         with generation.ProcessPoolExecutor(1, mp_context=generation.get_context("spawn")) as alone:
-            peaks.append(alone.submit(speak, subject, length, Sampling(1, 1, 1), "cpu", 1).result().peak_mib)
+            peaks.append(alone.submit(speak, subject, voice, Sampling(1, 1, 1), "cpu", 1).result().peak_mib)
     assert peaks[1] < 1.05 * peaks[0]

@@ -234,14 +234,6 @@ def test_a_speed_at_which_heads_jitter_is_told(model_folder, tmp_path):
     assert len(notes) == 1 and "--speed 1.6" in notes[0]
 
 
-@pytest.fixture(scope="module")
-def two_faces(model_folder):
-    one = read_picture(model_folder / "portrait.png")
-    path = model_folder / "two.png"
-    Image.fromarray(np.concatenate([one, one[:, ::-1]], axis=1)).save(path)
-    return path
-
-
 def test_of_several_faces_one_must_be_chosen(model_folder, two_faces):
     with pytest.raises(UserError, match=r"shows 2 faces \(1 at 0\.\d\d,.*; 2 at 0\.[5-9]\d,.*--face N.*--crop"):
         frame_portrait(two_faces, 64, "auto", Choice())

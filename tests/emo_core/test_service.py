@@ -8,14 +8,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
 
 from emo_core.serving.api import create_app
-from emo_core.serving.inspector import Models, inspect
+from emo_core.serving.inspector import Models, inspect, look
+from emo_core.serving.log import log_to
 from emo_core.serving.maker import Maker, Stopped
 from emo_core.serving.service import Limits, Lost, Service
-from emo_data.video import probe
+from emo_data.sound import film_sound
+from emo_data.synthetic import write_trial
+from emo_data.video import probe, read_pictures
+from tests.emo_core.conftest import psnr
 from tests.emo_core.runs import CPU
 
 LIMITS = Limits(queue=3, sound_seconds=4, short_seconds=3, portrait_bytes=2**20, sound_bytes=2**20)
@@ -23,17 +28,26 @@ QUICK = {"steps": "1", "guidance": "1"}
 
 
 class Here:
-    """`Hands` of this process: one at a time, on a thread."""
+    """`Hands` of this process, each job on a thread."""
 
-    def __init__(self, models: dict[str, str]) -> None:
-        self.models, self.maker = Models.read(models), Maker(models, CPU)
+    def __init__(self, models: dict[str, str], at_a_time: int = 1) -> None:
+        self.models, self.maker = Models.read(models), Maker(models, CPU, at_a_time)
         self.made: list[str] = []
         self.deaths, self.hold = 0, threading.Event()
         self.hold.set()
-        self._turn = asyncio.Semaphore(1)
+        self._turn = asyncio.Semaphore(at_a_time)
 
     async def inspect(self, folder: Path, wish, max_seconds: float) -> int:
         return await asyncio.to_thread(inspect, folder, wish, self.models.named(wish.model)[1], max_seconds)
+
+    async def look(self, folder: Path, wish):
+        return await asyncio.to_thread(look, folder, wish, self.models.named(wish.model)[1])
+
+    async def draw_samples(self, folder: Path) -> None:
+        await asyncio.to_thread(write_trial, folder)
+
+    async def ready(self) -> bool:
+        return self.hold.is_set()
 
     async def make(self, folder: Path, wish) -> AsyncIterator[float]:
         async with self._turn:
@@ -122,6 +136,203 @@ def test_a_job_from_its_upload_to_its_video(models, files, tmp_path):
             assert sidecar["seed"] == 4 and sidecar["steps"] == 1 and hands.made == [job]
             assert (await client.get("/v1/models")).json()[0]["id"] == "small"
             assert (await client.delete(f"/v1/jobs/{job}")).json()["state"] == "done"
+
+    run(work())
+
+
+def test_it_can_be_watched_while_it_is_made(models, files, tmp_path):
+    """Whoever carries it on after a death included; the pictures are those of the result."""
+
+    async def work():
+        async with serving(tmp_path, models) as (client, service, hands):
+            hands.deaths = 2
+            job = (await client.post("/v1/jobs", files=files, data=QUICK)).json()["id"]
+            seen, early = b"", None
+            async for piece in service.watch(job):
+                if early is None and service.get(job).state == "running":
+                    early = len(piece)
+                seen += piece
+            assert early and (await over(client, job))["state"] == "done"
+            (tmp_path / "seen.mp4").write_bytes(seen)
+            (tmp_path / "got.mp4").write_bytes((await client.get(f"/v1/jobs/{job}/video")).content)
+            assert np.array_equal(pictures(tmp_path / "seen.mp4"), pictures(tmp_path / "got.mp4"))
+            assert [len(film_blocks(tmp_path / name)) for name in ("seen.mp4", "got.mp4")] == [96_000] * 2
+            late = await client.get(f"/v1/jobs/{job}/stream")
+            assert late.content == (tmp_path / "got.mp4").read_bytes()
+            assert not list((tmp_path / "jobs" / job).glob("premiere*"))
+            assert (await client.get("/v1/jobs/x/stream")).status_code == 404
+
+    run(work())
+
+
+def pictures(path: Path) -> np.ndarray:
+    return np.stack(list(read_pictures(probe(path), np.arange(50), "pyav")))
+
+
+def film_blocks(path: Path) -> np.ndarray:
+    """Its sound, (samples, 2), as far as its pictures go."""
+    return np.concatenate([block.T for block in film_sound(path, 2)])
+
+
+def test_a_portrait_is_looked_at(models, files, two_faces, tmp_path):
+    async def work():
+        async with serving(tmp_path, models) as (client, _, _):
+            portrait = {"portrait": files["portrait"]}
+            found = (await client.post("/v1/portraits", files=portrait)).json()
+            x0, y0, x1, y1 = found["face"]
+            assert found["faces"] == 1 and 0 < x0 < x1 < 1 and 0 < y0 < y1 < 1
+            assert found["region"][0] <= x0 and found["region"][3] >= y1 - 1 / 32
+            assert found["picture"].startswith("data:image/jpeg;base64,/9j/")
+            drawn = (await client.post("/v1/portraits", files=portrait, data={"region": "0.25,0.25,0.75,1"})).json()
+            assert drawn["region"] == pytest.approx([0.25, 0.25, 0.75, 1], abs=1 / 32)
+            both = {"portrait": ("x", two_faces.read_bytes())}
+            answer = await client.post("/v1/portraits", files=both)
+            assert answer.status_code == 422 and answer.json()["faces"] == 2 and "face N" in answer.json()["detail"]
+            assert (await client.post("/v1/portraits", files=both, data={"face": "2"})).json()["faces"] == 2
+            answer = await client.post("/v1/portraits", files={"portrait": ("x", b"no")})
+            assert answer.status_code == 415 and str(tmp_path) not in answer.text
+            assert not list((tmp_path / "jobs").iterdir())
+
+    run(work())
+
+
+def test_there_is_something_to_try_it_with(models, tmp_path):
+    async def work():
+        async with serving(tmp_path, models) as (client, _, _):
+            names = ("portrait.png", "voice.wav")
+            sent = await asyncio.gather(*(client.get(f"/v1/samples/{name}") for name in names))
+            sample = {field: ("x", answer.content) for field, answer in zip(("portrait", "audio"), sent, strict=True)}
+            answer = await client.post("/v1/jobs", files=sample, data=QUICK)
+            assert answer.status_code == 413 and "longer than 4 s" in answer.json()["detail"]
+            assert (await client.get("/v1/samples/journal.sqlite")).status_code == 422
+
+    run(work())
+
+
+def test_who_runs_it_sees_what_it_does(models, files, tmp_path):
+    async def work():
+        async with serving(tmp_path, models) as (client, _, hands):
+            log_to(tmp_path / "log.jsonl")
+            assert (await client.get("/readyz")).status_code == 200
+            hands.deaths = 1
+            good, bad = [(await client.post("/v1/jobs", files=files, data=QUICK)).json()["id"] for _ in range(2)]
+            (tmp_path / "jobs" / bad / "portrait").write_bytes(b"rotten")
+            assert (await over(client, good))["state"] == "done"
+            assert (await over(client, bad))["state"] == "failed"
+            await client.post("/v1/jobs", files={**files, "portrait": ("x", b"")}, data=QUICK)
+            told = (await client.get("/metrics")).text.splitlines()
+            for line in (
+                'emo_jobs{state="done"} 1.0',
+                'emo_jobs{state="queued"} 0.0',
+                "emo_queue_limit 3.0",
+                'emo_failures_total{reason="input"} 1.0',
+                "emo_makers_lost_total 1.0",
+                "emo_frames_total 50.0",
+                "emo_seconds_per_frame_count 1.0",
+                'emo_answers_total{status="202"} 2.0',
+                'emo_answers_total{status="422"} 1.0',
+            ):
+                assert line in told
+            events = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+            assert [each["event"] for each in events if each["job"] == good] == [
+                "accepted",
+                "begun",
+                "lost its maker",
+                "done",
+            ]
+            (failed,) = [each for each in events if each["event"] == "failed"]
+            assert (
+                failed["job"] == bad
+                and "cannot be read as a picture" in failed["reason"]
+                and failed["time"][:2] == "20"
+            )
+            hands.hold.clear()
+            assert (await client.get("/readyz")).status_code == 503 and (
+                await client.get("/healthz")
+            ).status_code == 200
+
+    run(work())
+
+
+def test_what_goes_wrong_in_the_service_is_in_its_log_and_not_in_its_answer(models, files, tmp_path):
+    async def work():
+        async with serving(tmp_path, models) as (client, _, hands):
+            log_to(tmp_path / "log.jsonl")
+
+            def broken(*_) -> None:
+                raise ZeroDivisionError("secret")
+
+            hands.maker.make = broken
+            job = (await client.post("/v1/jobs", files=files, data=QUICK)).json()["id"]
+            failed = await over(client, job)
+            assert failed["state"] == "failed" and "secret" not in failed["error"]
+            assert "ZeroDivisionError: secret" in (tmp_path / "log.jsonl").read_text()
+
+    run(work())
+
+
+def test_the_gate_is_before_the_body(models, tmp_path):
+    """Neither who has no token nor who sends too much or too often has anything read of what they send."""
+
+    async def work():
+        limits = LIMITS.model_copy(update={"per_minute": 3})
+        async with serving(tmp_path, models, token="secret", limits=limits) as (client, _, _):
+            sent = []
+
+            async def body():
+                sent.append(1)
+                yield bytes(100)
+
+            assert (await client.post("/v1/jobs", content=body())).status_code == 401
+            head = {"Authorization": "Bearer secret", "Content-Type": "multipart/form-data; boundary=x"}
+            large = {**head, "Content-Length": str(10**9)}
+            assert (await client.post("/v1/jobs", content=body(), headers=large)).status_code == 413
+            assert not sent
+            answers = [await client.post("/v1/jobs", content=body(), headers=head) for _ in range(4)]
+            assert [answer.status_code for answer in answers] == [400, 400, 400, 429]
+            assert 0 < int(answers[3].headers["Retry-After"]) <= 20 and len(sent) == 3
+            assert (await client.get("/metrics")).status_code == 401
+            page = await client.get("/")
+            assert page.status_code == 200 and "default-src 'self'" in page.headers["content-security-policy"]
+            for path in ("/studio/../journal.py", "/studio/%2e%2e/journal.py", "/studio//etc/passwd"):
+                assert (await client.get(path)).status_code in (401, 404)
+
+    run(work())
+
+
+def test_jobs_that_share_their_steps_become_the_same_videos(models, files, tmp_path, one_lane):
+    """As two at a time on an accelerator; one of them that is cancelled leaves the other alone."""
+
+    async def work():
+        async with serving(tmp_path / "a", models) as (client, _, _):
+            answers = [await client.post("/v1/videos", files=files, data=QUICK | {"seed": seed}) for seed in "12"]
+            alone = [answer.content for answer in answers]
+        hands = Here(models, at_a_time=2)
+        sizes = []
+        pipeline = hands.maker._loaded["small"].pipeline
+        advance = pipeline.advance
+        pipeline.advance = lambda talks, tell: sizes.append(len(talks)) or advance(talks, tell)
+        async with serving(tmp_path / "b", models, hands) as (client, _, _):
+            jobs = [
+                (await client.post("/v1/jobs", files=files, data=QUICK | {"seed": str(seed)})).json()["id"]
+                for seed in (1, 2)
+            ]
+            for job in jobs:
+                await over(client, job)
+            assert 2 in sizes
+            for job, expected in zip(jobs, alone, strict=True):
+                video = (await client.get(f"/v1/jobs/{job}/video")).content
+                for name, content in (("one", expected), ("both", video)):
+                    (tmp_path / f"{name}.mp4").write_bytes(content)
+                assert psnr(pictures(tmp_path / "one.mp4"), pictures(tmp_path / "both.mp4")) > 45
+            hands.hold.clear()
+            first, second = [
+                (await client.post("/v1/jobs", files=files, data=QUICK | {"seed": str(seed)})).json()["id"]
+                for seed in (3, 4)
+            ]
+            await client.delete(f"/v1/jobs/{first}")
+            hands.hold.set()
+            assert (await over(client, second))["state"] == "done"
 
     run(work())
 

@@ -1,88 +1,25 @@
 """`emo serve` as a person starts it: a real Ray Serve, whose processes are killed while they work."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
+import asyncio
 import time
 
 import httpx
-import psutil
+import numpy as np
 import pytest
 
-from emo_core.inference.generate import Request, generate, load_pipeline
-from emo_core.inference.sampling import Sampling
-from tests.emo_core.runs import CPU
-
-
-class Served:
-    """A service on a free port."""
-
-    def __init__(self, model: str, jobs) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        command = [sys.executable, "-c", "from flows.cli import main; main()", "serve", "--model", model]
-        self.process = psutil.Popen(
-            [*command, "--port", str(self.port), "--jobs", str(jobs)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60)
-        self.wait(lambda: self.client.get("/healthz").status_code == 200, 120)
-
-    def wait(self, done, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            try:
-                if done():
-                    return
-            except (httpx.TransportError, ValueError):
-                assert self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE, "the service ended"
-            time.sleep(0.1)
-        raise AssertionError("it did not come to be")
-
-    def state(self, job: str) -> dict:
-        answer = self.client.get(f"/v1/jobs/{job}")
-        answer.raise_for_status()
-        return answer.json()
-
-    def kill(self, name: str) -> None:
-        """The replicas of a deployment."""
-        found = [each for each in self.process.children(recursive=True) if f":{name}" in " ".join(_line(each))]
-        assert found, name
-        for each in found:
-            each.kill()
-
-    def die(self) -> None:
-        """All of it, at once."""
-        for each in [self.process, *self.process.children(recursive=True)]:
-            each.kill()
-        self.process.wait(30)
-
-    def end(self) -> list[psutil.Process]:
-        """As Ctrl-C ends it; what is left of it after a while."""
-        family = self.process.children(recursive=True)
-        self.process.send_signal(signal.SIGINT)
-        assert self.process.wait(60) == 0
-        return psutil.wait_procs(family, timeout=20)[1]
-
-
-def _line(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
+from tests.emo_core.served import QUICK, Served, burst, inputs, nothing_is_lost_or_made_twice, undisturbed
 
 
 @pytest.fixture
 def files(model_folder):
-    return {
-        name: (name, (model_folder / file).read_bytes())
-        for name, file in (("portrait", "portrait.png"), ("audio", "voice.wav"))
-    }
+    return inputs(model_folder)
+
+
+@pytest.fixture(scope="module")
+def served(model_folder, tmp_path_factory):
+    served = Served(str(model_folder / "model"), tmp_path_factory.mktemp("served"), "--queue", "8")
+    yield served
+    served.die()
 
 
 def test_whatever_is_killed_every_accepted_job_becomes_its_video(model_folder, files, tmp_path):
@@ -103,17 +40,63 @@ def test_whatever_is_killed_every_accepted_job_becomes_its_video(model_folder, f
         served = Served(str(model_folder / "model"), tmp_path / "jobs")
         assert served.client.delete(f"/v1/jobs/{jobs[3]}").json()["state"] in ("cancelled", "done")
         served.wait(lambda: all(served.state(job)["state"] == "done" for job in jobs[:3]), 120)
-        loaded = load_pipeline(model_folder / "model", CPU)
         for seed, job in enumerate(jobs[:3]):
-            undisturbed = tmp_path / f"{seed}.mp4"
-            portrait, voice = model_folder / "portrait.png", model_folder / "voice.wav"
-            sampling = Sampling(40, 1, 1, seed, "dpm++")
-            generate(loaded, Request(portrait, voice, undisturbed, sampling=sampling))
-            assert served.client.get(f"/v1/jobs/{job}/video").content == undisturbed.read_bytes()
+            video = served.client.get(f"/v1/jobs/{job}/video").content
+            assert video == undisturbed(model_folder, tmp_path / f"{seed}.mp4", 40, seed)
         assert served.end() == []
     finally:
         if served.process.is_running():
             served.die()
+
+
+def test_of_a_burst_nothing_is_lost_and_nothing_made_twice(served, files):
+    first, jobs = burst(served, files, 40)
+    assert first[202] >= 8 and first[202] + first[429] == 40
+    nothing_is_lost_or_made_twice(served, jobs)
+
+
+def test_its_state_is_told_while_all_cores_work(served, files):
+    """A slow answer is somebody's fault; that there is one, and that what it says moves on, is to be tested."""
+    jobs = [served.client.post("/v1/jobs", files=files, data={"steps": "20"}).json()["id"] for _ in range(3)]
+    took, told = [], []
+    while served.state(jobs[-1])["state"] != "done":
+        start = time.perf_counter()
+        told.append(served.state(jobs[0])["frames_done"])
+        took.append(time.perf_counter() - start)
+    print(f"p99 of {len(took)} questions: {1000 * np.percentile(took, 99):.0f} ms")
+    assert told == sorted(told) and told[-1] == 50 and len(set(told)) > 5
+
+
+def test_who_goes_away_costs_nothing_further(served, files):
+    """A hung-up request for a short video, and a cancelled job: the next one is begun at once."""
+
+    async def hang_up():
+        async with httpx.AsyncClient(base_url=served.url, timeout=2) as client:
+            await client.post("/v1/videos", files=files, data={"steps": "100"})
+
+    with pytest.raises(httpx.ReadTimeout):
+        asyncio.run(hang_up())
+    waiting = served.client.post("/v1/jobs", files=files, data={"steps": "100"}).json()["id"]
+    served.wait(lambda: served.state(waiting)["state"] == "running", 30)
+    (gone,) = [line["job"] for line in served.log() if line["event"] == "cancelled"]
+    assert served.state(gone)["state"] == "cancelled"
+    next_one = served.client.post("/v1/jobs", files=files, data=QUICK).json()["id"]
+    start = time.perf_counter()
+    served.client.delete(f"/v1/jobs/{waiting}")
+    served.wait(lambda: served.state(next_one)["state"] in ("running", "done"), 30)
+    print(f"a cancelled job's maker went on with the next after {time.perf_counter() - start:.2f} s")
+    served.wait(lambda: served.state(next_one)["state"] == "done", 30)
+    assert served.state(waiting)["state"] == "cancelled"
+
+
+def test_it_can_be_watched_over_http(served, files):
+    job = served.client.post("/v1/jobs", files=files, data={"steps": "20"}).json()["id"]
+    states, seen = [], b""
+    with served.client.stream("GET", f"/v1/jobs/{job}/stream") as answer:
+        for piece in answer.iter_raw():
+            seen += piece
+            states.append(served.state(job)["state"])
+    assert "running" in states and seen[4:8] == b"ftyp" and seen.count(b"moof") >= 50
 
 
 def test_another_host_needs_a_token(model_folder, capfd, monkeypatch):

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
+from emo_data.film import encode_video
 from emo_data.schema import CLIP_SCHEMA
 from emo_data.store import Dataset
-from emo_data.video import encode_video, probe, read_pictures
+from emo_data.video import probe, read_pictures
 from tests.emo_data.faults import FINDER
 
 _SITE = """

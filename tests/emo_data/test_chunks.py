@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emo_data.film import encode_video
 from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.run import ingest
 from emo_data.schema import CLIP_SCHEMA
 from emo_data.sound import read_sound
 from emo_data.store import Dataset
-from emo_data.video import encode_video, probe, read_pictures
+from emo_data.video import probe, read_pictures
 
 CONFIG = IngestConfig(
     size=64, audio_model="tiny", min_seconds=1, max_seconds=2, chunk_seconds=8, thresholds={"min_picture": 1}

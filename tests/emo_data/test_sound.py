@@ -7,9 +7,10 @@ import pytest
 
 from emo_data.container import Unreadable
 from emo_data.errors import UserError
+from emo_data.film import encode_video
 from emo_data.schema import SAMPLE_RATE
 from emo_data.sound import film_sound, read_sound, sound_between, spool_sound, write_sound
-from emo_data.video import encode_video, probe
+from emo_data.video import probe
 from tests.emo_data.conftest import write_wave
 
 

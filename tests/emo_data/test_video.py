@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from emo_data.container import Unreadable
-from emo_data.video import (
-    NoVideo,
-    decode_clip,
-    decoders,
-    encode_video,
-    probe,
-    read_pictures,
-)
+from emo_data.film import encode_video
+from emo_data.video import NoVideo, decode_clip, decoders, probe, read_pictures
 from tests.emo_data.conftest import write_wave
 
 SIZE = 64

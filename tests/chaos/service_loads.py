@@ -1,0 +1,124 @@
+"""The service under more than it can do, killed over and over, and asked nonsense."""
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.emo_core.served import Served, burst, inputs, nothing_is_lost_or_made_twice, undisturbed
+
+STEPS = 40
+SCHEMATHESIS = [str(Path(sys.executable).with_name("schemathesis")), "run"]
+
+
+@pytest.fixture
+def files(model_folder):
+    return inputs(model_folder)
+
+
+def test_a_burst_of_500(model_folder, files, tmp_path):
+    served = Served(str(model_folder / "model"), tmp_path, "--queue", "64")
+    try:
+        _, warm = burst(served, files, 1)
+        nothing_is_lost_or_made_twice(served, warm)
+        before = served.memory()
+        first, jobs = burst(served, files, 500)
+        print(
+            f"first answers: {dict(first)}; memory of the front {before:.0f} -> {served.memory():.0f} MiB", flush=True
+        )
+        assert first[202] + first[429] == 500 and first[202] >= 64
+        nothing_is_lost_or_made_twice(served, jobs)
+        assert served.memory() < before + 100
+    finally:
+        served.die()
+
+
+def test_20_jobs_and_a_kill_of_every_kind_again_and_again(model_folder, files, tmp_path):
+    rng = random.Random(0)
+    served = Served(str(model_folder / "model"), tmp_path / "jobs")
+    kills = 0
+    try:
+        wish = {"steps": str(STEPS), "guidance": "1"}
+        jobs = [
+            served.client.post("/v1/jobs", files=files, data=wish | {"seed": str(seed)}).json()["id"]
+            for seed in range(20)
+        ]
+        for part in ["makers", "front", "all", "makers", "makers", "front", "all", "makers", "front", "all"]:
+            left = [job for job in jobs if served.state(job)["state"] != "done"]
+            got_to(served, left[0], rng.uniform(0.1, 0.8))
+            if part == "all":
+                served.die()
+                served = Served(str(model_folder / "model"), tmp_path / "jobs")
+            else:
+                served.kill(part)
+            kills += 1
+            print(f"kill {kills}: {part}, {len(left)} jobs left", flush=True)
+        served.wait(lambda: all(served.state(job)["state"] == "done" for job in jobs), 600)
+        for seed, job in enumerate(jobs):
+            video = served.client.get(f"/v1/jobs/{job}/video").content
+            assert video == undisturbed(model_folder, tmp_path / "undisturbed.mp4", STEPS, seed), job
+    finally:
+        served.die()
+
+
+def got_to(served: Served, job: str, share: float) -> None:
+    """Wait until so much of it is done."""
+    served.wait(lambda: served.state(job)["progress"] >= share, 240)
+
+
+def test_1000_requests_of_nonsense(model_folder, files, tmp_path):
+    served = Served(str(model_folder / "model"), tmp_path)
+    try:
+        asked = fuzz(served, 130)
+        assert asked >= 1000
+        rng, odd = random.Random(0), 0
+        for number in range(300):
+            sent = {name: (name, damaged(content, rng)) for name, (_, content) in files.items()}
+            answer = served.client.post("/v1/jobs", files=sent, data={"steps": "1", "guidance": "1"})
+            assert answer.status_code < 500, (number, answer.text)
+            odd += answer.status_code != 202
+            if answer.status_code == 202:
+                served.client.delete(f"/v1/jobs/{answer.json()['id']}")
+        print(f"{asked} requests by schemathesis, 300 with damaged files, {odd} of them refused", flush=True)
+        assert not [line for line in served.log() if line["level"] == "error"]
+        nothing_is_lost_or_made_twice(served, burst(served, files, 3)[1])
+    finally:
+        served.die()
+
+
+def damaged(content: bytes, rng: random.Random) -> bytes:
+    """Cut off, or with some bytes that are others, or nothing but those."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        return content[: rng.randrange(len(content))]
+    if kind == 1:
+        return rng.randbytes(rng.randrange(1, 5000))
+    several = bytearray(content)
+    for _ in range(rng.randrange(1, 50)):
+        several[rng.randrange(len(several))] = rng.randrange(256)
+    return bytes(several)
+
+
+def fuzz(served: Served, examples: int) -> int:
+    """How many requests schemathesis made of the OpenAPI description, so many of each operation; with no 5xx, and no
+    answer that the description knows nothing of."""
+    before = answers(served)
+    checks = "not_a_server_error,status_code_conformance,content_type_conformance"
+    options = ["--checks", checks, "--max-examples", str(examples), "--seed", "1", "--request-timeout", "60"]
+    told = subprocess.run(
+        [*SCHEMATHESIS, f"{served.url}/openapi.json", *options, "--suppress-health-check", "all"],
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 0, told.stdout[-4000:] + told.stderr[-2000:]
+    return answers(served) - before
+
+
+def answers(served: Served) -> int:
+    """Requests that were answered so far."""
+    lines = served.client.get("/metrics").text.splitlines()
+    found = {line.split('"')[1]: float(line.split()[-1]) for line in lines if line.startswith("emo_answers_total")}
+    assert not [status for status in found if status[0] == "5"], found
+    return int(sum(found.values()))

@@ -1,0 +1,58 @@
+"""The files for clusters, as far as they can be proven without one."""
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+from ray.serve.schema import HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
+
+from emo_core.serving.on_ray import Settings, build
+
+SERVICE = Path(__file__).parents[1] / "infra" / "serve" / "service.yaml"
+
+
+def check_service(text: str) -> Settings:
+    """Every key is one that Ray Serve or the application knows; Serve itself would read over another."""
+    told = yaml.safe_load(text)
+    _known(ServeDeploySchema, told)
+    _known(HTTPOptionsSchema, told["http_options"])
+    _known(LoggingConfig, told["logging_config"])
+    (application,) = ServeDeploySchema.model_validate(told).applications
+    _known(ServeApplicationSchema, told["applications"][0])
+    module, name = application.import_path.split(":")
+    assert getattr(import_module(module), name) is build
+    return Settings.model_validate(application.args)
+
+
+def _known(schema: type[BaseModel], told: dict) -> None:
+    unknown = told.keys() - schema.model_fields.keys()
+    assert not unknown, f"{schema.__name__} knows no {unknown}"
+
+
+def test_the_service_is_described_as_serve_and_we_understand_it():
+    settings = check_service(SERVICE.read_text())
+    assert not settings.open_to_all
+    assert yaml.safe_load(SERVICE.read_text())["http_options"]["host"] == "127.0.0.1"
+    build(settings)
+
+
+@pytest.mark.parametrize(
+    "typo",
+    [
+        ("proxy_location", "proxy_locations"),
+        ("  port:", "  prot:"),
+        ("encoding", "encodings"),
+        ("import_path", "import_paths"),
+        (":build", ":built"),
+        ("most_makers", "max_makers"),
+        ("queue: 256", "queue: -1"),
+        ("keep_seconds", "keep_second"),
+    ],
+)
+def test_a_typo_is_found(typo):
+    text = SERVICE.read_text()
+    assert typo[0] in text
+    with pytest.raises((AssertionError, ValidationError, AttributeError)):
+        check_service(text.replace(*typo))
