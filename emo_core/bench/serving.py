@@ -2,6 +2,7 @@
 long clients wait."""
 
 import asyncio
+import json
 import socket
 import tempfile
 import time
@@ -33,9 +34,8 @@ CLIENTS = (1, 4, 16)
 """Each asks for its next video when it has its last."""
 LOADS = (0.5, 0.9, 1.5)
 """Of what the service can: videos that are asked for at moments of their own, whatever became of the ones before."""
-_POLL = 0.1
-_LOOK = 0.02
-"""Seconds between two questions for a job's state, of a client, and of who measures how soon they are answered."""
+_LOOK = 0.25
+"""Seconds between two questions for a job's state, of whoever measures how soon they are answered."""
 
 
 class Load(BaseModel):
@@ -61,6 +61,7 @@ class ServingFigures(BaseModel):
     device: str
     torch: str
     sound_seconds: float
+    makers: int
     steps: int
     bare_frames_per_second: float = Field(description="the pipeline called directly, nothing written; mean of 2 times")
     throughput_over_bare: float = Field(description="at saturation: the best of the loads")
@@ -78,10 +79,15 @@ class _Seen:
 
 
 def bench_serving(
-    model: str, sound_seconds: float, videos: int, device: torch.device, on_progress: Callable[[int, int], None]
+    model: str,
+    sound_seconds: float,
+    videos: int,
+    makers: int,
+    device: torch.device,
+    on_progress: Callable[[int, int], None],
 ) -> ServingFigures:
-    """videos: of each load, at least one of each client."""
-    wish = Wish(guidance=1)
+    """videos: of each load, at least one of each client. makers: of the service."""
+    wish = Wish()
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         write_trial(place)
@@ -94,6 +100,7 @@ def bench_serving(
             models={"subject": model},
             folder=str(place / "service"),
             device=str(device),
+            makers=makers,
             open_to_all=True,
             limits=Limits(queue=max(CLIENTS), per_minute=100_000),
         )
@@ -125,6 +132,7 @@ def bench_serving(
         device=device_name(device),
         torch=torch.__version__,
         sound_seconds=sound_seconds,
+        makers=makers,
         steps=wish.steps,
         bare_frames_per_second=rate,
         throughput_over_bare=max(load.throughput_over_bare for load in found),
@@ -238,15 +246,15 @@ async def _submit(client: httpx.AsyncClient, files: dict[str, bytes], wish: Wish
 
 
 async def _until_over(client: httpx.AsyncClient, job: str) -> None:
-    while True:
-        answer = await client.get(f"/v1/jobs/{job}")
+    """As a client waits that costs little: the service tells what is new."""
+    state = None
+    async with client.stream("GET", f"/v1/jobs/{job}/events") as answer:
         answer.raise_for_status()
-        state = answer.json()["state"]
-        if state == "done":
-            return
-        if state in ("failed", "cancelled"):
-            raise RuntimeError(f"a job of the measurement is {state}: {answer.json()['error']}")
-        await asyncio.sleep(_POLL)
+        async for line in answer.aiter_lines():
+            if line.startswith("data: "):
+                state = json.loads(line.removeprefix("data: "))
+    if state is None or state["state"] != "done":
+        raise RuntimeError(f"a job of the measurement ended as {state}")
 
 
 def _free_port() -> int:

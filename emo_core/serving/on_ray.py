@@ -32,7 +32,7 @@ from emo_data.errors import UserError
 from emo_data.on_ray import connected
 from emo_data.synthetic import write_trial
 
-_NEWS = 0.2
+_NEWS = 0.5
 """Seconds between two things that a maker tells of a job."""
 _NICE = 10
 """What answers goes before what computes."""

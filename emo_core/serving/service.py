@@ -231,6 +231,7 @@ class Service:
     async def _until_over(self, job: Job) -> None:
         began: float | None = None
         for attempt in range(_ATTEMPTS):
+            done = -1
             try:
                 async with aclosing(self._hands.make(self._jobs / job.id, job.wish)) as shares:  # type: ignore[type-var]
                     async for share in shares:
@@ -238,8 +239,10 @@ class Service:
                             began = time.monotonic()
                             self.metrics.waited.observe(max(time.time() - job.accepted, 0))
                             _LOG.info("begun", extra={"job": job.id})
-                        self._journal.advance(job.id, int(share * job.frames_total))
-                        self._tell(job.id)
+                        done, before = int(share * job.frames_total), done
+                        if done != before:  # what it says is on the disk first, which takes its time
+                            self._journal.advance(job.id, done)
+                            self._tell(job.id)
                 if self._end(job.id, State.DONE):
                     self.metrics.frames.inc(job.frames_total)
                     if began is not None:

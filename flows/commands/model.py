@@ -281,6 +281,7 @@ def bench_serve(
     model: Annotated[str, typer.Option(metavar="MODEL", help="RUN/model of stage 2 or 3.")],
     seconds: Annotated[float, typer.Option(min=0.5, help="Of sound in each video.")] = 2.0,
     videos: Annotated[int, typer.Option(min=1, help="Of each load; of as many clients at least one each.")] = 12,
+    replicas: Annotated[int | None, typer.Option(min=1, help="Else one for each core, or one for a GPU.")] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -288,8 +289,10 @@ def bench_serve(
     from emo_core.bench.serving import bench_serving
     from flows.progress import progress
 
+    on = choose_device(device)
+    makers = cores() if on.type == "cpu" else 1
     with progress("bench") as report:
-        found = bench_serving(model, seconds, videos, choose_device(device), report)
+        found = bench_serving(model, seconds, videos, replicas or makers, on, report)
     lines = [f"{'load':20s}{'videos':>8s}{'refused':>9s}{'frames/s':>10s}{'/ bare':>8s}"]
     lines[0] += f"{'p50 s':>8s}{'p95 s':>8s}{'status p99 ms':>15s}"
     lines += [

@@ -1,7 +1,9 @@
 """The service over HTTP with its work done in this process: real portraits, sounds, models and videos, no cluster."""
 
 import asyncio
+import io
 import json
+import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from emo_core.serving.api import create_app
 from emo_core.serving.inspector import Models, inspect, look
@@ -493,3 +496,52 @@ def test_what_is_wrong_is_said(models, files, tmp_path, change, status, said):
             assert not list((tmp_path / "jobs").iterdir())
 
     run(work())
+
+
+HOSTILE = {
+    "portrait": [
+        ("w15_truncated.jpg", 415),
+        ("w16_zero_bytes.png", 422),
+        ("w17_text_renamed.png", 415),
+        ("w20_flat_gray_noface.png", 422),
+        ("w24_two_identical_faces.png", 422),
+    ],
+    "audio": [
+        ("x08_nan_float.wav", 422),
+        ("x11_zero_length.wav", 422),
+        ("x12_zero_bytes.wav", 422),
+        ("x25_text.wav", 422),
+    ],
+}
+FOLDERS = {"portrait": "image", "audio": "audio"}
+
+
+def test_every_hostile_file_is_told_what_is_wrong_with_it(models, files, real_data, tmp_path):
+    async def work():
+        limits = LIMITS.model_copy(update={"portrait_bytes": 30 * 2**20, "sound_bytes": 30 * 2**20})
+        async with serving(tmp_path, models, limits=limits) as (client, _, _):
+            for field, expected in HOSTILE.items():
+                for name, status in expected:
+                    content = (real_data / "hostile" / FOLDERS[field] / name).read_bytes()
+                    answer = await client.post("/v1/jobs", files={**files, field: (name, content)}, data=QUICK)
+                    said = answer.json()["detail"]
+                    assert answer.status_code == status, (name, said)
+                    assert said.startswith(f"{field}: ") and str(tmp_path) not in said and len(said) < 300
+            for field, folder in FOLDERS.items():
+                for path in sorted((real_data / "hostile" / folder).iterdir()):
+                    answer = await client.post("/v1/jobs", files={**files, field: (path.name, path.read_bytes())})
+                    assert answer.status_code in (202, 413, 415, 422, 429), (path, answer.text)
+                    if answer.status_code == 202:
+                        await client.delete(f"/v1/jobs/{answer.json()['id']}")
+            bomb = io.BytesIO()
+            Image.new("1", (60_000, 60_000)).save(bomb, "PNG")
+            answer = await client.post("/v1/jobs", files={**files, "portrait": ("b", bomb.getvalue())}, data=QUICK)
+            assert answer.status_code == 415 and "60000" in answer.json()["detail"]
+            assert not [job for job in (tmp_path / "jobs").iterdir() if service_knows_not(tmp_path, job.name)]
+
+    run(work())
+
+
+def service_knows_not(folder: Path, job: str) -> bool:
+    with sqlite3.connect(folder / "journal.sqlite") as base:
+        return base.execute("select 1 from jobs where id = ?", (job,)).fetchone() is None
