@@ -19,6 +19,7 @@ def serve(
         "build/service"
     ),
     queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are asked to come again.")] = 64,
+    per_minute: Annotated[int, typer.Option(min=1, help="Requests with a body that an address may send.")] = 600,
     device: Device = "auto",
 ) -> None:
     """A portrait and a sound by HTTP, a video back: the endpoint on this machine, until it is interrupted."""
@@ -37,7 +38,7 @@ def serve(
         device=str(choose_device(device)),
         makers=replicas,
         open_to_all=here,
-        limits=Limits(queue=queue),
+        limits=Limits(queue=queue, per_minute=per_minute),
     )
     with serve_here(settings, host, port):
         print(f"serving {', '.join(settings.models)} at http://{host}:{port} (described at /docs); ends with Ctrl-C")

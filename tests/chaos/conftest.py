@@ -3,7 +3,7 @@
 import pytest
 
 from emo_data.synthetic import write_sample
-from tests.emo_core.conftest import config, data, encoder, smallest  # noqa: F401 - fixtures
+from tests.emo_core.conftest import config, data, encoder, model_folder, smallest  # noqa: F401 - fixtures
 from tests.emo_data.kills import NOBODY, content, make_sources, run_ingest, writes
 
 

@@ -207,7 +207,8 @@ def test_there_is_something_to_try_it_with(models, tmp_path):
             sample = {field: ("x", answer.content) for field, answer in zip(("portrait", "audio"), sent, strict=True)}
             answer = await client.post("/v1/jobs", files=sample, data=QUICK)
             assert answer.status_code == 413 and "longer than 4 s" in answer.json()["detail"]
-            assert (await client.get("/v1/samples/journal.sqlite")).status_code == 422
+            for name in ("journal.sqlite", "portrait0png", "%2e%2e"):
+                assert (await client.get(f"/v1/samples/{name}")).status_code in (404, 422)
 
     run(work())
 
