@@ -13,6 +13,7 @@ from typing import Self
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 from emo_data.schema import SAMPLE_RATE
 
@@ -133,6 +134,7 @@ class Premiere:
         self._sound, self._sample_rate, self._heard = iter(sound), sample_rate, 0
         # A fragment for each packet, on the disk at once.
         options = {"movflags": "frag_every_frame+empty_moov+default_base_moof+skip_trailer", "flush_packets": "1"}
+        options["write_btrt"] = "0"  # of what is repeated a rate would be known
         self._file = _Mutable(path.open("wb", buffering=0))
         self._container = av.open(self._file, "w", format="mp4", options=options)
         self._video: av.VideoStream | None = None
@@ -151,11 +153,18 @@ class Premiere:
 
     def show(self, stream: av.VideoStream, packet: av.Packet, before: int) -> None:
         """packet: of stream, the next one in the order of decoding. before: frames before the stream's first."""
+        self._begin(stream)
+        self._show(packet, bytes(packet), before)
+
+    def _begin(self, stream: av.VideoStream) -> None:
         if self._video is None:
             self._video = self._container.add_stream_from_template(stream)
             self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout="stereo")
+
+    def _show(self, packet: av.Packet, data: bytes, before: int) -> None:
+        assert self._video is not None
         assert packet.pts is not None and packet.dts is not None and packet.time_base is not None  # all of ours have
-        copy = av.Packet(bytes(packet))
+        copy = av.Packet(data)
         start = round(before / self._rate / packet.time_base)
         copy.pts, copy.dts, copy.time_base = packet.pts + start, packet.dts + start, packet.time_base
         copy.duration, copy.is_keyframe, copy.stream = packet.duration, packet.is_keyframe, self._video
@@ -172,9 +181,23 @@ class Premiere:
         """Show a video that is written already."""
         with av.open(_address(path)) as source:
             stream = source.streams.video[0]
+            # As the encoder gives them: an mp4 keeps packets, and what a decoder must know, in another form.
+            if self._video is None:
+                self._begin(stream)
+                BitStreamFilterContext("h264_mp4toannexb", stream, self._video)
             for packet in source.demux(stream):
                 if packet.dts is not None:  # the last one is empty
-                    self.show(stream, packet, before)
+                    self._show(packet, bytes(_with_start_codes(bytes(packet))), before)
+
+
+def _with_start_codes(data: bytes) -> bytearray:
+    """The parts of an H.264 picture as an encoder parts them, of one in which each begins with its length."""
+    found, at = bytearray(), 0
+    while at < len(data):
+        end = at + 4 + int.from_bytes(data[at : at + 4], "big")
+        found += b"\0\0\0\1" + data[at + 4 : end]
+        at = end
+    return found
 
 
 class _Mutable:

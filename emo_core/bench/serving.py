@@ -104,10 +104,10 @@ def bench_serving(
             open_to_all=True,
             limits=Limits(queue=max(CLIENTS), per_minute=100_000),
         )
-        loads: list[tuple[str, int, _Seen, float]] = []
+        loads: list[tuple[str, _Seen, float]] = []
 
-        def done(name: str, count: int, seen: _Seen, took: float) -> None:
-            loads.append((name, count, seen, took))
+        def done(name: str, seen: _Seen, took: float) -> None:
+            loads.append((name, seen, took))
             on_progress(1 + len(loads), total)
 
         with serve_here(settings, "127.0.0.1", port := _free_port()):
@@ -126,7 +126,7 @@ def bench_serving(
             latency_p95=float(np.percentile(seen.latencies, 95)),
             status_p99_ms=1000 * float(np.percentile(seen.looks, 99)),
         )
-        for name, _, seen, took in loads
+        for name, seen, took in loads
     ]
     return ServingFigures(
         device=device_name(device),
@@ -161,9 +161,7 @@ def _bare(model: str, place: Path, wish: Wish, device: torch.device) -> float:
     return float(np.mean([seconds(once, device) for _ in range(3)]))
 
 
-async def _all_loads(
-    url: str, place: Path, wish: Wish, videos: int, done: Callable[[str, int, _Seen, float], None]
-) -> None:
+async def _all_loads(url: str, place: Path, wish: Wish, videos: int, done: Callable[[str, _Seen, float], None]) -> None:
     async with httpx.AsyncClient(base_url=url, timeout=600) as client:
         files = {"portrait": (place / "portrait.png").read_bytes(), "audio": (place / "voice.wav").read_bytes()}
 
@@ -175,12 +173,12 @@ async def _all_loads(
         for clients in CLIENTS:
             count = max(videos, clients)
             seen, took = await _observed(client, files, wish, partial(_closed, video, clients, count))
-            done(f"{clients} clients", count, seen, took)
+            done(f"{clients} clients", seen, took)
             best = max(best, len(seen.latencies) / took)
         for load in LOADS:
             gaps = np.random.default_rng(0).exponential(1 / (load * best), videos)
             seen, took = await _observed(client, files, wish, partial(_open, video, gaps))
-            done(f"{load:g} x that, open", videos, seen, took)
+            done(f"{load:g} x that, open", seen, took)
 
 
 async def _observed(

@@ -66,6 +66,10 @@ class Request:
     """A file in which the video can be watched while it is made, see `emo_data.film.Premiere`."""
 
 
+class NoRoom(UserError):
+    """The disk takes no more; it is nobody's portrait or sound."""
+
+
 class Loaded(NamedTuple):
     """A model that is ready to speak."""
 
@@ -162,7 +166,7 @@ def _room(request: Request) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         safe = "; what is finished is kept, type it again" if request.resume else ""
-        raise UserError(f"--out {request.out}: cannot be written: {error}{safe}") from error
+        raise NoRoom(f"--out {request.out}: cannot be written: {error}{safe}") from error
 
 
 def _separated(separate: Separate, sound: np.ndarray) -> np.ndarray:

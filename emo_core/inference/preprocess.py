@@ -46,11 +46,15 @@ class NoPicture(UserError):
     """A file is not there, is no picture, or claims more pixels than any has."""
 
 
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow reads by itself: for others it would start a program."""
+
+
 def read_picture(path: Path, ground: str = "white") -> np.ndarray:
     """Any still picture as upright RGB uint8 (H, W, 3). ground: under what is transparent. Raises NoPicture."""
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            opened = Image.open(path)
+            opened = Image.open(path, formats=_FORMATS)
         with opened as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:

@@ -1,6 +1,5 @@
 """The service over HTTP: what is asked for, what is answered, and who may ask."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from importlib.resources import files
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Form, Header, HTTPException, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
@@ -130,13 +129,14 @@ def create_app(service: Service, token: str | None) -> FastAPI:
     async def make(
         request: Request, asked: Annotated[Asked, Form(media_type="multipart/form-data")], key: Key = None
     ) -> Response:
-        """Have a video of a short sound made, and wait for it. Who hangs up does not want it any more."""
+        """Have a video of a short sound made, and wait for it. Who hangs up does not want it any more, but where there
+        is a key to ask for it again."""
         job = await service.submit(asked.portrait, asked.audio, asked.wish(), key, service.limits.short_seconds)
         try:
             job = await _until_over(service, job, request)
-        except asyncio.CancelledError:
-            await service.cancel(job.id)
-            raise
+        finally:
+            if key is None:  # what is over stays as it is
+                await service.cancel(job.id)
         return _video(service, job)
 
     @app.post("/v1/portraits", responses=_PROBLEMS, **guarded)
@@ -215,6 +215,10 @@ def create_app(service: Service, token: str | None) -> FastAPI:
             (_STUDIO / "index.html").read_bytes(), headers={"Content-Security-Policy": _ALLOWED}, media_type="text/html"
         )
 
+    @app.get("/studio/index.html", include_in_schema=False)
+    async def same_page() -> Response:
+        return RedirectResponse("/")
+
     app.mount("/studio", StaticFiles(packages=[("emo_core.serving", "studio")]), name="studio")
     return app
 
@@ -239,9 +243,11 @@ def _video(service: Service, job: Job) -> Response:
 
 
 async def _until_over(service: Service, job: Job, request: Request) -> Job:
+    """Or until nobody waits any more."""
     while not job.state.over:
-        if not await service.news(job.id, 0.5) and await request.is_disconnected():
-            await service.cancel(job.id)
+        await service.news(job, 0.5)
+        if await request.is_disconnected():
+            return job
         job = _existing(service, job.id)
     return job
 
@@ -255,7 +261,7 @@ async def _events(service: Service, job: str) -> AsyncIterator[str]:
             told = said
         if now.state.over:
             return
-        if not await service.news(job, _HEARTBEAT):
+        if not await service.news(now, _HEARTBEAT):
             yield ": still here\n\n"
 
 

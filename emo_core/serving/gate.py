@@ -2,6 +2,7 @@
 
 import contextlib
 import hmac
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -10,6 +11,7 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 
+_LOG = logging.getLogger(__name__)
 _OPEN = {"/", "/docs", "/openapi.json", "/healthz", "/readyz"}
 """What everybody may read: it says nothing of anybody's videos. The studio's own files are the rest of it."""
 _STUDIO = "/studio/"
@@ -49,10 +51,12 @@ class Gate:
             await send(message)
 
         refusal = self._refusal(scope)
-        if refusal is not None:
-            await refusal(scope, receive, told)
-        else:
-            await self._counting(scope, receive, told)
+        try:
+            await (self._counting if refusal is None else refusal)(scope, receive, told)
+        except Exception:
+            self._on_answer(500)
+            _LOG.exception("went wrong", extra={"path": scope["path"]})
+            raise
 
     def _refusal(self, scope: Message) -> Response | None:
         path, head = scope["path"], Headers(scope=scope)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from emo_core.inference.generate import Loaded, Request, generate, load_pipeline
+from emo_core.inference.generate import Loaded, NoRoom, Request, generate, load_pipeline
 from emo_core.inference.preprocess import Choice
 from emo_core.inference.together import Together
 from emo_core.inference.unfinished import BegunOtherwise
@@ -74,5 +74,7 @@ class Maker:
             except Taken:
                 if stop.wait(_PATIENCE):
                     raise Stopped from None
+            except NoRoom:
+                raise
             except UserError as error:
                 raise Refused(422, for_a_client(str(error), folder)) from error

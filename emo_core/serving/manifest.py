@@ -81,7 +81,7 @@ def _cells(data: bytes, ending: str) -> list[dict[str, str]]:
         raise ValueError("must end in .csv, .jsonl or .parquet")
     text = data.decode("utf-8-sig")
     if ending == ".jsonl":
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = [line for line in text.split("\n") if line.strip()]
         return [_texts(_object(line, number).items(), number) for number, line in enumerate(lines, start=1)]
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     _once(reader.fieldnames or [])

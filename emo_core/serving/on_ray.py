@@ -145,7 +145,7 @@ class Front:
     """Answers. There is one, for it alone writes the journal."""
 
     def __init__(self, settings: Settings, inspector: DeploymentHandle, makers: DeploymentHandle) -> None:
-        token = os.environ.get("EMO_TOKEN")
+        token = os.environ.get("EMO_TOKEN") or None
         if not (token or settings.open_to_all):
             raise UserError(
                 "set EMO_TOKEN in the environment of Ray's nodes: without it everybody could use the service"

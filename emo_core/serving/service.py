@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import shutil
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
@@ -124,9 +125,12 @@ class Service:
         """Whether a job that is accepted now is begun soon."""
         return await self._hands.ready()
 
-    async def news(self, job: str, seconds: float) -> bool:
-        """Wait until there is something new about it; False where there is nothing for so long."""
-        change = self._changes.setdefault(job, asyncio.Event())
+    async def news(self, known: Job, seconds: float) -> bool:
+        """Wait until a job is not any more as it is known, or is over; False where nothing happens for so long."""
+        now = self.get(known.id)
+        if now != known or known.state.over:
+            return True
+        change = self._changes.setdefault(known.id, asyncio.Event())
         try:
             await asyncio.wait_for(change.wait(), seconds)
         except TimeoutError:
@@ -137,7 +141,7 @@ class Service:
         """The video while it is made, to its end: a fragmented mp4. Of a job that failed, what there was of it."""
         premiere = self._jobs / job / PREMIERE
         while (now := self.get(job)) is not None and not now.state.over and not premiere.exists():
-            await self.news(job, _PATIENCE)
+            await self.news(now, _PATIENCE)
         path = premiere if premiere.exists() else self._jobs / job / VIDEO
         if now is None or not path.exists():
             return
@@ -149,7 +153,7 @@ class Service:
                     yield chunk
                 if now is None or now.state.over:
                     return
-                await self.news(job, _PATIENCE)
+                await self.news(now, _PATIENCE)
 
     async def look(self, portrait: Upload, wish: Wish) -> Look:
         """What a video of a portrait would show, before there is a sound. Raises Refused, and Busy."""
@@ -230,7 +234,8 @@ class Service:
 
     async def _until_over(self, job: Job) -> None:
         began: float | None = None
-        for attempt in range(_ATTEMPTS):
+        attempt, best, reason, sentence = 0, -1, "", ""
+        while attempt < _ATTEMPTS:
             done = -1
             try:
                 async with aclosing(self._hands.make(self._jobs / job.id, job.wish)) as shares:  # type: ignore[type-var]
@@ -253,14 +258,17 @@ class Service:
                 return
             except Lost:
                 self.metrics.lost.inc()
-                _LOG.warning("lost its maker", extra={"job": job.id, "attempt": attempt + 1})
-                self._journal.wait(job.id)
-                await asyncio.sleep(attempt)
-            except Exception:  # noqa: BLE001 (the log has it; the service goes on with other jobs)
+                reason, sentence = "makers died", f"whoever made it died, {_ATTEMPTS} times"
+                _LOG.warning("lost its maker", extra={"job": job.id})
+            except Exception:  # noqa: BLE001 (the log has it; a device or a disk may be well again)
+                reason, sentence = "error", "something went wrong in the service; its log says what"
                 _LOG.exception("went wrong", extra={"job": job.id})
-                self._fail(job.id, "error", "something went wrong in the service; its log says what")
-                return
-        self._fail(job.id, "makers died", f"whoever made it died, {_ATTEMPTS} times")
+            # Who comes farther each time comes to the end.
+            attempt, best = (0 if done > best else attempt) + 1, max(best, done)
+            self._journal.wait(job.id)
+            self._tell(job.id)
+            await asyncio.sleep(attempt - 1)
+        self._fail(job.id, reason, sentence)
 
     def _fail(self, job: str, reason: str, sentence: str) -> None:
         if self._end(job, State.FAILED, sentence):
@@ -288,7 +296,10 @@ class Service:
     async def _sweep_for_ever(self) -> None:
         while True:
             await asyncio.sleep(min(self.limits.keep_seconds, 60))
-            self._sweep()
+            try:
+                self._sweep()
+            except (OSError, sqlite3.Error):
+                _LOG.exception("could not clear up; tries again")
 
     def _sweep(self) -> None:
         """Forget jobs that have been over for long enough, and folders of requests that were never accepted."""

@@ -18,7 +18,7 @@ def serve(
     jobs: Annotated[str, typer.Option(metavar="DIR", help="For jobs and their videos: they outlive the service.")] = (
         "build/service"
     ),
-    queue: Annotated[int, typer.Option(min=1, help="Jobs that may wait; more are asked to come again.")] = 64,
+    queue: Annotated[int, typer.Option(min=1, help="Jobs that wait or are made; more are asked to come again.")] = 64,
     per_minute: Annotated[int, typer.Option(min=1, help="Requests with a body that an address may send.")] = 600,
     device: Device = "auto",
 ) -> None:

@@ -72,7 +72,7 @@ def got_to(served: Served, job: str, share: float) -> None:
 def test_1000_requests_of_nonsense(model_folder, files, tmp_path):
     served = Served(str(model_folder / "model"), tmp_path, "--per-minute", "100000")
     try:
-        asked = fuzz(served, 130)
+        asked = fuzz(served, 130, tmp_path)
         assert asked >= 1000
         rng, told = random.Random(0), Counter()
         for number in range(300):
@@ -103,7 +103,7 @@ def damaged(content: bytes, rng: random.Random) -> bytes:
     return bytes(several)
 
 
-def fuzz(served: Served, examples: int) -> int:
+def fuzz(served: Served, examples: int, folder: Path) -> int:
     """How many requests schemathesis made of the OpenAPI description, so many of each operation; with no 5xx, and no
     answer that the description knows nothing of."""
     before = answers(served)
@@ -112,6 +112,7 @@ def fuzz(served: Served, examples: int) -> int:
     told = subprocess.run(
         [*SCHEMATHESIS, f"{served.url}/openapi.json", *options, "--suppress-health-check", "all"],
         capture_output=True,
+        cwd=folder,
         text=True,
     )
     assert told.returncode == 0, told.stdout[-4000:] + told.stderr[-2000:]

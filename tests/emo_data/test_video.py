@@ -1,12 +1,13 @@
 import io
 from fractions import Fraction
+from functools import partial
 
 import av
 import numpy as np
 import pytest
 
 from emo_data.container import Unreadable
-from emo_data.film import encode_video
+from emo_data.film import Premiere, encode_video, video_encoder
 from emo_data.video import NoVideo, decode_clip, decoders, probe, read_pictures
 from tests.emo_data.conftest import write_wave
 
@@ -165,3 +166,33 @@ def test_after_damage_there_is_nothing_until_a_key_frame(tmp_path):
     lost = [number for number, picture in enumerate(seen) if picture is None]
     assert lost[0] in range(25, 31) and lost[-1] == 49 and lost == list(range(lost[0], 50))
     assert all(np.array_equal(seen[number], good[number]) for number in range(75) if number not in lost)
+
+
+def test_a_premiere_is_the_same_whoever_goes_on_with_it(tmp_path):
+    """Encoded as it comes, or what is encoded already repeated: the same bytes, which show every picture."""
+    noise = np.random.default_rng(0).integers(0, 40, (60, 64, 64, 3)).astype(np.uint8)
+    pictures = list(noise + 100)
+    parts = [tmp_path / "0.mp4", tmp_path / "1.mp4"]
+
+    def seen(repeated: int) -> bytes:
+        target = tmp_path / f"premiere{repeated}.mp4"
+        with Premiere(target, 25, iter([np.zeros((2, 48_000), np.float32)] * 3), 48_000) as premiere:
+            for number, part in enumerate(parts):
+                if number < repeated:
+                    premiere.repeat(part, 30 * number)
+                    continue
+                with video_encoder(part, 25, watcher=partial(premiere.show, before=30 * number)) as add:
+                    for picture in pictures[30 * number : 30 * (number + 1)]:
+                        add(picture)
+        assert len(list(read_pictures(probe(target), np.arange(60), "pyav"))) == 60
+        return target.read_bytes()
+
+    whole = seen(0)
+    assert seen(1) == whole and seen(2) == whole
+    interrupted = tmp_path / "interrupted.mp4"
+    with pytest.raises(KeyboardInterrupt), Premiere(interrupted, 25, iter([]), 48_000) as premiere:
+        premiere.repeat(parts[0], 0)
+        raise KeyboardInterrupt
+    with Premiere(tmp_path / "silent.mp4", 25, iter([]), 48_000) as premiere:
+        premiere.repeat(parts[0], 0)
+    assert (tmp_path / "silent.mp4").read_bytes().startswith(interrupted.read_bytes())
