@@ -26,7 +26,7 @@ def test_whatever_is_killed_every_accepted_job_becomes_its_video(model_folder, f
     """A maker, the front, then all of Ray; and what is cancelled makes room at once."""
     served = Served(str(model_folder / "model"), tmp_path / "jobs")
     try:
-        wish = {"steps": "40", "guidance": "1"}
+        wish = {"steps": "25", "guidance": "1"}
         jobs = [
             served.client.post("/v1/jobs", files=files, data=wish | {"seed": str(seed)}).json()["id"]
             for seed in range(4)
@@ -42,7 +42,7 @@ def test_whatever_is_killed_every_accepted_job_becomes_its_video(model_folder, f
         served.wait(lambda: all(served.state(job)["state"] == "done" for job in jobs[:3]), 120)
         for seed, job in enumerate(jobs[:3]):
             video = served.client.get(f"/v1/jobs/{job}/video").content
-            assert video == undisturbed(model_folder, tmp_path / f"{seed}.mp4", 40, seed)
+            assert video == undisturbed(model_folder, tmp_path / f"{seed}.mp4", 25, seed)
         assert served.end() == []
     finally:
         if served.process.is_running():
