@@ -16,7 +16,7 @@ _PATIENCE = 0.5
 """Seconds that a clip waits for company, which is at most busy with its last one's pictures."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Waiting:
     talk: Talk
     tell: OnStep

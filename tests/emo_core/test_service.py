@@ -219,8 +219,10 @@ def test_who_runs_it_sees_what_it_does(models, files, tmp_path):
             log_to(tmp_path / "log.jsonl")
             assert (await client.get("/readyz")).status_code == 200
             hands.deaths = 1
+            hands.hold.clear()
             good, bad = [(await client.post("/v1/jobs", files=files, data=QUICK)).json()["id"] for _ in range(2)]
             (tmp_path / "jobs" / bad / "portrait").write_bytes(b"rotten")
+            hands.hold.set()
             assert (await over(client, good))["state"] == "done"
             assert (await over(client, bad))["state"] == "failed"
             await client.post("/v1/jobs", files={**files, "portrait": ("x", b"")}, data=QUICK)
@@ -317,10 +319,12 @@ def test_jobs_that_share_their_steps_become_the_same_videos(models, files, tmp_p
         advance = pipeline.advance
         pipeline.advance = lambda talks, tell: sizes.append(len(talks)) or advance(talks, tell)
         async with serving(tmp_path / "b", models, hands) as (client, _, _):
+            hands.hold.clear()
             jobs = [
                 (await client.post("/v1/jobs", files=files, data=QUICK | {"seed": str(seed)})).json()["id"]
                 for seed in (1, 2)
             ]
+            hands.hold.set()
             for job in jobs:
                 await over(client, job)
             assert 2 in sizes
