@@ -102,24 +102,39 @@ def join_videos(
         container.metadata.update(metadata)
         with av.open(_address(parts[0])) as first:
             video = container.add_stream_from_template(first.streams.video[0])
-        audio = container.add_stream("aac", rate=sample_rate, layout="stereo")
-        start, heard, blocks = 0, 0, iter(sound)
+        track = _Track(container, sound, sample_rate)
+        start = 0
         for part in parts:
             with av.open(_address(part)) as source:
                 stream = source.streams.video[0]
                 assert stream.time_base is not None and stream.duration is not None  # encode_video wrote them
                 end = start + stream.duration
                 # Sound goes in beside its pictures: the muxer holds back what is ahead of the other stream.
-                until = math.inf if part == parts[-1] else end * stream.time_base * sample_rate
-                while heard < until and (block := next(blocks, None)) is not None:
-                    container.mux(audio.encode(_wave(block, heard, sample_rate)))
-                    heard += block.shape[1]
+                track.play(math.inf if part == parts[-1] else end * stream.time_base)
                 for packet in source.demux(stream):
                     if packet.pts is not None and packet.dts is not None:  # the last one is empty
                         packet.pts, packet.dts, packet.stream = packet.pts + start, packet.dts + start, video
                         container.mux(packet)
                 start = end
-        container.mux(audio.encode())
+        track.end()
+
+
+class _Track:
+    """The sound of a film that is being written. See `join_videos`."""
+
+    def __init__(self, container: av.container.OutputContainer, sound: Iterable[np.ndarray], sample_rate: int) -> None:
+        self._container, self._blocks, self._rate, self._heard = container, iter(sound), sample_rate, 0
+        self._stream = container.add_stream("aac", rate=sample_rate, layout="stereo")
+
+    def play(self, until: Fraction | float) -> None:
+        """What is heard before so many seconds."""
+        while self._heard < until * self._rate and (block := next(self._blocks, None)) is not None:
+            self._container.mux(self._stream.encode(_wave(block, self._heard, self._rate)))
+            self._heard += block.shape[1]
+
+    def end(self) -> None:
+        """What the encoder holds back."""
+        self._container.mux(self._stream.encode())
 
 
 class Premiere:
@@ -131,7 +146,7 @@ class Premiere:
     def __init__(self, path: Path, fps: float, sound: Iterable[np.ndarray], sample_rate: int) -> None:
         """sound: see `join_videos`."""
         self._rate = Fraction(fps).limit_denominator(1001)
-        self._sound, self._sample_rate, self._heard = iter(sound), sample_rate, 0
+        self._sound, self._sample_rate = sound, sample_rate
         # A fragment for each packet, on the disk at once.
         options = {"movflags": "frag_every_frame+empty_moov+default_base_moof+skip_trailer", "flush_packets": "1"}
         options["write_btrt"] = "0"  # of what is repeated a rate would be known
@@ -146,8 +161,8 @@ class Premiere:
         """Where the block failed nothing more is written, so that what is there is how a whole one begins."""
         self._file.mute = kind is not None
         if kind is None and self._video is not None:
-            self._play(math.inf)
-            self._container.mux(self._audio.encode())
+            self._track.play(math.inf)
+            self._track.end()
         self._container.close()
         self._file.close()
 
@@ -159,7 +174,7 @@ class Premiere:
     def _begin(self, stream: av.VideoStream) -> None:
         if self._video is None:
             self._video = self._container.add_stream_from_template(stream)
-            self._audio = self._container.add_stream("aac", rate=self._sample_rate, layout="stereo")
+            self._track = _Track(self._container, self._sound, self._sample_rate)
 
     def _show(self, packet: av.Packet, data: bytes, before: int) -> None:
         assert self._video is not None
@@ -168,14 +183,8 @@ class Premiere:
         start = round(before / self._rate / packet.time_base)
         copy.pts, copy.dts, copy.time_base = packet.pts + start, packet.dts + start, packet.time_base
         copy.duration, copy.is_keyframe, copy.stream = packet.duration, packet.is_keyframe, self._video
-        self._play(float(copy.dts * copy.time_base) + 1)
+        self._track.play(copy.dts * copy.time_base + 1)
         self._container.mux(copy)
-
-    def _play(self, until: float) -> None:
-        """Sound before so many seconds."""
-        while self._heard < until * self._sample_rate and (block := next(self._sound, None)) is not None:
-            self._container.mux(self._audio.encode(_wave(block, self._heard, self._sample_rate)))
-            self._heard += block.shape[1]
 
     def repeat(self, path: Path, before: int) -> None:
         """Show a video that is written already."""
@@ -187,17 +196,17 @@ class Premiere:
                 BitStreamFilterContext("h264_mp4toannexb", stream, self._video)
             for packet in source.demux(stream):
                 if packet.dts is not None:  # the last one is empty
-                    self._show(packet, bytes(_with_start_codes(bytes(packet))), before)
+                    self._show(packet, _with_start_codes(bytes(packet)), before)
 
 
-def _with_start_codes(data: bytes) -> bytearray:
+def _with_start_codes(data: bytes) -> bytes:
     """The parts of an H.264 picture as an encoder parts them, of one in which each begins with its length."""
     found, at = bytearray(), 0
     while at < len(data):
         end = at + 4 + int.from_bytes(data[at : at + 4], "big")
         found += b"\0\0\0\1" + data[at + 4 : end]
         at = end
-    return found
+    return bytes(found)
 
 
 class _Mutable:
