@@ -16,18 +16,17 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from emo_core.bench.subject import from_files
 from emo_core.inference.export import contact_sheet, save_picture
 from emo_core.inference.generate import Request, generate, load_pipeline
-from emo_core.inference.pipeline import Drive, EMOPipeline
-from emo_core.inference.preprocess import Choice, frame_portrait, parse_speed
+from emo_core.inference.pipeline import EMOPipeline
 from emo_core.inference.sampling import Sampling
 from emo_core.inference.unfinished import Unfinished
 from emo_core.measure.clock import device_name, finish, forget_peak, peak_bytes
-from emo_data.features.audio import Heard
 from emo_data.features.faces import FaceTracker
 from emo_data.features.pose import MOUTH, mouth_opening
 from emo_data.features.quality import mouth_sound_correlation
-from emo_data.schema import FPS, SAMPLE_RATE
+from emo_data.schema import FPS
 from emo_data.sound import read_sound, write_sound
 from emo_data.synthetic import synthesise_voice
 
@@ -230,11 +229,7 @@ def _ways(subject: Subject, ways: dict[str, Sampling], device: torch.device) -> 
     pipeline = load_pipeline(subject.model, device).pipeline
     sound = synthesise_voice([0, 9], 10) if subject.audio is None else read_sound(subject.audio)
     sound = sound.astype(np.float32)
-    count = round(len(sound) / SAMPLE_RATE * FPS)
-    portrait = frame_portrait(subject.portrait, pipeline.checkpoint.card.config.size, "auto", Choice()).portrait
-    encoder = pipeline.checkpoint.audio_encoder
-    assert encoder is not None
-    drive = Drive(Heard(encoder, sound, count, FPS), parse_speed("calm", count, FPS))
+    portrait, drive = from_files(pipeline, subject.portrait, sound)
     full: tuple[float, np.ndarray] | None = None
     for name, sampling in [*ways.items(), *([(COMPILED, next(iter(ways.values())))] if subject.compiled else [])]:
         start = time.perf_counter()

@@ -18,15 +18,13 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from emo_core.bench.subject import calm, from_files
 from emo_core.inference.generate import load_pipeline
-from emo_core.inference.pipeline import Drive
-from emo_core.inference.preprocess import Choice, frame_portrait, parse_speed
 from emo_core.measure.clock import device_name, seconds
 from emo_core.serving.on_ray import Settings, serve_here
 from emo_core.serving.service import Limits
 from emo_core.serving.wish import Wish
-from emo_data.features.audio import Heard
-from emo_data.schema import FPS, SAMPLE_RATE
+from emo_data.schema import FPS
 from emo_data.sound import read_sound, write_sound
 from emo_data.synthetic import synthesise_voice, write_trial
 
@@ -144,16 +142,11 @@ def bench_serving(
 def _bare(model: str, place: Path, wish: Wish, device: torch.device) -> float:
     """Seconds of one video, warm: from the picture and the sound in memory to its frames in memory."""
     pipeline = load_pipeline(model, device).pipeline
-    encoder = pipeline.checkpoint.audio_encoder
-    assert encoder is not None
     sound = read_sound(place / "voice.wav")
-    count = round(len(sound) / SAMPLE_RATE * FPS)
-    portrait = frame_portrait(
-        place / "portrait.png", pipeline.checkpoint.card.config.size, wish.region, Choice()
-    ).portrait
+    portrait, _ = from_files(pipeline, place / "portrait.png", sound)
 
     def once() -> None:
-        drive = Drive(Heard(encoder, sound, count, FPS), parse_speed(wish.speed, count, FPS))
+        drive = calm(pipeline, sound)  # a new one, for it remembers what it has heard
         for _ in pipeline.stream(portrait, drive, wish.sampling):
             pass
 

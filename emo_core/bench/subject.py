@@ -1,5 +1,7 @@
 """The model that is measured, with random weights or none, and one denoising step of it beside its baseline."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -9,12 +11,15 @@ from emo_core.bench.baseline import BareAttentions, motion_unet
 from emo_core.checkpoint import Card, Checkpoint
 from emo_core.diffusion import noise_schedule
 from emo_core.inference.pipeline import Drive, EMOPipeline, Portrait
+from emo_core.inference.preprocess import Choice, frame_portrait, parse_speed
 from emo_core.inference.sampling import Sampling
 from emo_core.model.backbone import join
 from emo_core.model.config import ModelConfig
 from emo_core.model.emo import build
 from emo_core.model.pretrained import SD15_VAE
 from emo_core.model.speed import fit_buckets
+from emo_data.features.audio import Heard
+from emo_data.schema import FPS, SAMPLE_RATE
 
 PAPER = Sampling(steps=40, reference_scale=2, audio_scale=2)
 """40 steps of DDIM (EMO 4.1) and joint guidance, which is ours: two branches."""
@@ -61,6 +66,20 @@ def a_talk(config: ModelConfig, clips: int) -> tuple[Portrait, Drive]:
     audio = np.zeros((frames, config.audio_layers, config.audio_width), np.float32)
     picture, mask = torch.zeros(3, config.size, config.size), torch.ones(1, config.size, config.size)
     return Portrait(picture, mask), Drive(audio, np.full(frames, 0.4, np.float32))
+
+
+def from_files(pipeline: EMOPipeline, portrait: Path, sound: np.ndarray) -> tuple[Portrait, Drive]:
+    """What `emo generate` would give the pipeline where nothing else is asked for. sound: float32 (S,) at 16 kHz."""
+    framed = frame_portrait(portrait, pipeline.checkpoint.card.config.size, "auto", Choice())
+    return framed.portrait, calm(pipeline, sound)
+
+
+def calm(pipeline: EMOPipeline, sound: np.ndarray) -> Drive:
+    """A sound that nothing was heard of yet, and a calm head. sound: as above."""
+    frames = round(len(sound) / SAMPLE_RATE * FPS)
+    encoder = pipeline.checkpoint.audio_encoder
+    assert encoder is not None  # load_pipeline has seen to it
+    return Drive(Heard(encoder, sound, frames, FPS), parse_speed("calm", frames, FPS))
 
 
 class Step:
