@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ class _Waiting:
 
 
 class Together:
-    """One pipeline for videos that are made on a thread each. Whoever finds the others there computes for all."""
+    """One pipeline for videos that are made on a thread each. Whoever finds the others there has it compute for all."""
 
     def __init__(self, pipeline: EMOPipeline, most: int) -> None:
         """most: videos in one step."""
@@ -33,6 +33,7 @@ class Together:
         self._changed = threading.Condition()
         self._waiting: list[_Waiting] = []
         self._members, self._busy = 0, False
+        self._computes = ThreadPoolExecutor(1, thread_name_prefix="together")
 
     @contextmanager
     def joined(self) -> Iterator[None]:
@@ -55,7 +56,9 @@ class Together:
             while not mine.found.done() and not self._may_begin(mine):
                 self._changed.wait(_PATIENCE / 4)
             crew = [] if mine.found.done() else self._crew(mine)
-        if crew:
+        if len(crew) > 1:
+            self._computes.submit(self._compute, crew)  # who is ended leaves the others to it
+        elif crew:
             self._compute(crew)
         return mine.found.result()
 

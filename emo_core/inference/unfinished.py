@@ -157,7 +157,8 @@ def beside(out: Path, *, keep: bool) -> Iterator[Path]:
         raise UserError(f"--resume: {folder} holds something else; move it, or choose another --out")
     with leased(Folder(str(folder.absolute())), "emo generate"):
         yield folder
-        for path in folder.iterdir():
+        # What tells whose the rest is goes last: a death in between leaves what can be gone on with.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == _SETTINGS):
             if path.name != "work":
                 path.unlink()
     with suppress(OSError):  # somebody else has begun there

@@ -10,10 +10,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, RedirectResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 
 from emo_core.serving import metrics
-from emo_core.serving.gate import Gate
+from emo_core.serving.gate import Gate, Rules, full
 from emo_core.serving.inspector import Refused
 from emo_core.serving.service import Busy, Service
 from emo_core.serving.wish import Job, Look, State, Wish
@@ -22,6 +24,7 @@ _BESIDE = 2**20
 """Bytes of a request that are not in its two files."""
 _HEARTBEAT = 15.0
 """Seconds without news after which a stream of events says that it is still there."""
+_JOBS = ("/v1/jobs", "/v1/videos")
 _STUDIO = files("emo_core.serving") / "studio"
 _ALLOWED = "default-src 'self'; img-src 'self' blob: data:; media-src 'self' blob:; frame-ancestors 'none'"
 """What the studio's page may load: nothing of others."""
@@ -91,30 +94,49 @@ class Problem(BaseModel):
     faces: int | None = Field(None, description="that the portrait shows, where it must be said which one speaks")
 
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "not a request of this kind"},
+_OUTSIDE: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "no token, or another"},
+    403: {"model": Problem, "description": "where no token is needed: from elsewhere than this machine"},
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    **_OUTSIDE,
+    400: {"model": Problem, "description": "not a request of this kind"},
     413: {"model": Problem, "description": "a file is too large, or its sound too long"},
     415: {"model": Problem, "description": "the portrait is no picture"},
     422: {"model": Problem, "description": "something is wrong with the portrait, the sound or a field"},
     429: {"model": Problem, "description": "full; Retry-After says when to ask again"},
 }
+_WATCHED: dict[int | str, dict[str, Any]] = {429: _PROBLEMS[429]}
 _UNKNOWN: dict[int | str, dict[str, Any]] = {
-    401: _PROBLEMS[401],
+    **_OUTSIDE,
     404: {"model": Problem, "description": "no such job, or no longer"},
 }
 
 
 def create_app(service: Service, token: str | None) -> FastAPI:
     """token: what a client must show; None lets everybody in, which suits the loopback alone."""
-    app = FastAPI(title="Open EMO", version=version("open-emo"), description="One portrait and a voice become a video.")
-    app.add_middleware(
-        Gate,
+    # Its description needs no network either.
+    app = FastAPIOffline(
+        title="Open EMO",
+        version=version("open-emo"),
+        description="One portrait and a voice become a video.",
+        redoc_url=None,
+        static_url="/docs/static",
+    )
+
+    def turned_away(path: str, head: Headers) -> Response | None:
+        busy = service.busy(head.get("idempotency-key")) if path in _JOBS else None
+        return None if busy is None else full(busy.after, str(busy))
+
+    rules = Rules(
         token=token,
         per_minute=service.limits.per_minute,
         most=service.limits.portrait_bytes + service.limits.sound_bytes + _BESIDE,
+        bodies=service.limits.queue,
+        turned_away=turned_away,
         on_answer=lambda status: service.metrics.answers.labels(status).inc(),
     )
+    app.add_middleware(Gate, rules=rules)
     for kind, answer in ((Refused, _refused), (Busy, _busy), (RequestValidationError, _invalid)):
         app.add_exception_handler(kind, answer)  # type: ignore[arg-type]
     # The gate asks for the token, before a body is read; this is for who reads the description.
@@ -144,7 +166,7 @@ def create_app(service: Service, token: str | None) -> FastAPI:
         """What a video of a portrait would show: its face, and where that may go."""
         return await service.look(asked.portrait, asked.wish())
 
-    @app.get("/v1/models", responses={401: _PROBLEMS[401]}, **guarded)
+    @app.get("/v1/models", responses=_OUTSIDE, **guarded)
     async def models() -> list[Model]:
         """Who may speak; the first is taken where none is named."""
         return [
@@ -157,7 +179,12 @@ def create_app(service: Service, token: str | None) -> FastAPI:
         """How far a job is."""
         return Status.of(_existing(service, job))
 
-    @app.get("/v1/jobs/{job}/events", responses={200: _EVENTS, **_UNKNOWN}, response_class=StreamingResponse, **guarded)
+    @app.get(
+        "/v1/jobs/{job}/events",
+        responses={200: _EVENTS, **_UNKNOWN, **_WATCHED},
+        response_class=StreamingResponse,
+        **guarded,
+    )
     async def events(job: str) -> Response:
         """The same whenever there is something new, as server-sent events, to the job's end."""
         _existing(service, job)
@@ -175,7 +202,7 @@ def create_app(service: Service, token: str | None) -> FastAPI:
 
     @app.get(
         "/v1/jobs/{job}/stream",
-        responses={200: _MP4 | {"description": "a fragmented mp4, which grows"}, **_UNKNOWN},
+        responses={200: _MP4 | {"description": "a fragmented mp4, which grows"}, **_UNKNOWN, **_WATCHED},
         response_class=StreamingResponse,
         **guarded,
     )
@@ -271,7 +298,7 @@ async def _refused(_: Request, refused: Refused) -> Response:
 
 
 async def _busy(_: Request, busy: Busy) -> Response:
-    return JSONResponse({"detail": "full; ask again later"}, 429, {"Retry-After": str(busy.after)})
+    return full(busy.after, str(busy))
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:

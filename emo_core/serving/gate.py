@@ -1,4 +1,4 @@
-"""What is looked at before a request's body is read: who asks, how often, and how much they send."""
+"""What is looked at before a request's body is read: who asks, from where, how often, and how much they send."""
 
 import contextlib
 import hmac
@@ -6,7 +6,9 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
@@ -14,7 +16,11 @@ from starlette.responses import JSONResponse, Response
 _LOG = logging.getLogger(__name__)
 _OPEN = {"/", "/docs", "/openapi.json", "/healthz", "/readyz"}
 """What everybody may read: it says nothing of anybody's videos. The studio's own files are the rest of it."""
-_STUDIO = "/studio/"
+_PAGES = ("/studio/", "/docs/")
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_WATCHED = ("/events", "/stream")
+_WATCHERS = 500
+"""Of the requests that a front answers at a time, those that stay."""
 _CLIENTS = 10_000
 """Of whom is remembered when they came last."""
 
@@ -23,21 +29,31 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+@dataclass(frozen=True)
+class Rules:
+    """Of a gate."""
+
+    token: str | None
+    """What a client must show; None lets those in who ask from this machine, and no other's page in their browser."""
+    per_minute: int
+    """Requests with a body, of each address."""
+    most: int
+    """Bytes of a body."""
+    bodies: int
+    """That are read at a time."""
+    turned_away: Callable[[str, Headers], Response | None]
+    """Path and head of a request with a body: why it is not even read."""
+    on_answer: Callable[[int], None]
+    """Is told every status."""
+
+
 class Gate:
     """ASGI middleware. Everything else than reading the pages needs the token."""
 
-    def __init__(
-        self,
-        app: Callable[..., Awaitable[None]],
-        token: str | None,
-        per_minute: int,
-        most: int,
-        on_answer: Callable[[int], None],
-    ) -> None:
-        """token: what a client must show; None lets everybody in. per_minute: requests with a body, of each address.
-        most: bytes of a body. on_answer: is told every status."""
-        self._app, self._token, self._most, self._on_answer = app, token, most, on_answer
-        self._rate = Rate(per_minute)
+    def __init__(self, app: Callable[..., Awaitable[None]], rules: Rules) -> None:
+        self._app, self._rules = app, rules
+        self._rate = Rate(rules.per_minute)
+        self._bodies, self._watchers = 0, 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Of ASGI."""
@@ -47,59 +63,79 @@ class Gate:
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._on_answer(message["status"])
+                self._rules.on_answer(message["status"])
             await send(message)
 
-        refusal = self._refusal(scope)
+        stays = scope["path"].endswith(_WATCHED)
+        self._watchers += stays
         try:
+            refusal = self._refusal(scope)
             await (self._counting if refusal is None else refusal)(scope, receive, told)
         except Exception:
-            self._on_answer(500)
+            self._rules.on_answer(500)
             _LOG.exception("went wrong", extra={"path": scope["path"]})
             raise
+        finally:
+            self._watchers -= stays
 
     def _refusal(self, scope: Message) -> Response | None:
         path, head = scope["path"], Headers(scope=scope)
-        if self._token is not None and path not in _OPEN and not path.startswith(_STUDIO):
+        if self._rules.token is None:
+            if not _from_here(head):
+                return _said(403, "without a token only this machine's own pages and programs are answered")
+        elif path not in _OPEN and not path.startswith(_PAGES):
             shown = head.get("authorization", "").encode()
-            if not hmac.compare_digest(shown, f"Bearer {self._token}".encode()):
+            if not hmac.compare_digest(shown, f"Bearer {self._rules.token}".encode()):
                 return _said(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
+        if self._watchers > _WATCHERS:
+            return full()
         length = head.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._most:
+        if length.isdecimal() and int(length) > self._rules.most:
             return self._too_much()
         if scope["method"] == "POST":
             wait = self._rate.wait((scope.get("client") or ("",))[0])
             if wait:
-                return _said(
-                    429, "too many requests in a minute; ask again later", {"Retry-After": str(math.ceil(wait))}
-                )
+                return full(math.ceil(wait), "too many requests in a minute; ask again later")
+            return full() if self._bodies >= self._rules.bodies else self._rules.turned_away(path, head)
         return None
 
     async def _counting(self, scope: Message, receive: Receive, send: Send) -> None:
         """A body that is larger than any that is taken ends before it fills the disk."""
-        size, answered = 0, False
+        size, answered, most = 0, False, self._rules.most
+        reads = scope["method"] == "POST"
+        self._bodies += reads
+
+        def has_read() -> None:
+            nonlocal reads
+            self._bodies -= reads
+            reads = False
 
         async def counted() -> Message:
             nonlocal size
             message = await receive()
             size += len(message.get("body", b""))
-            if size > self._most:
+            if size > most:
                 raise _TooMuch
+            if not message.get("more_body"):
+                has_read()
             return message
 
         async def watched(message: Message) -> None:
             nonlocal answered
-            if size <= self._most:  # else it is what the framework makes of _TooMuch
+            if size <= most:  # else it is what the framework makes of _TooMuch
                 answered = True
                 await send(message)
 
-        with contextlib.suppress(_TooMuch):
-            await self._app(scope, counted, watched)
-        if size > self._most and not answered:
+        try:
+            with contextlib.suppress(_TooMuch):
+                await self._app(scope, counted, watched)
+        finally:
+            has_read()
+        if size > most and not answered:
             await self._too_much()(scope, receive, send)
 
     def _too_much(self) -> Response:
-        return _said(413, f"more than {self._most:,} bytes, the most that is taken here")
+        return _said(413, f"more than {self._rules.most:,} bytes, the most that is taken here")
 
 
 class Rate:
@@ -121,6 +157,17 @@ class Rate:
         if len(self._until) > _CLIENTS:
             del self._until[next(iter(self._until))]
         return 0
+
+
+def full(after: int = 5, sentence: str = "full; ask again later") -> Response:
+    """after: seconds until it may be different."""
+    return _said(429, sentence, {"Retry-After": str(after)})
+
+
+def _from_here(head: Headers) -> bool:
+    """No page of others, whose name may even lead here, asks through the browser of somebody at this machine."""
+    host, origin = head.get("host", ""), head.get("origin")
+    return urlsplit(f"//{host}").hostname in _LOOPBACK and (origin is None or urlsplit(origin).netloc == host)
 
 
 def _said(status: int, sentence: str, head: dict[str, str] | None = None) -> Response:

@@ -19,7 +19,7 @@ from emo_data.features.framing import crop
 from emo_data.schema import FPS, SAMPLE_RATE
 from emo_data.sound import TooLong, spool_sound
 
-PORTRAIT, SOUND, VIDEO, PREMIERE = "portrait", "sound", "video.mp4", "premiere.mp4"
+PORTRAIT, SOUND, VIDEO, SIDECAR, PREMIERE = "portrait", "sound", "video.mp4", "video.json", "premiere.mp4"
 """Names in a job's folder."""
 _LOOK_SIDE = 512
 """Pixels of what a person is shown of a portrait."""

@@ -1,6 +1,6 @@
 """Which jobs were accepted and what became of them, in one SQLite file. What it has said is on the disk.
 
-One process has it open: the service. Whoever carries jobs out tells the service.
+One process has it open, and no other can: the service. Whoever carries jobs out tells the service.
 """
 
 import sqlite3
@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from emo_core.serving.wish import Job, State, Wish
+from emo_data.errors import UserError
 
+JOURNAL = "journal.sqlite"
+"""Its name in a service's folder."""
 _VERSION = 1
 _TABLE = """
 create table jobs (
@@ -44,16 +47,28 @@ class KeyTaken(Exception):
 
 
 class Journal:
-    """Its methods may be called from any thread. Raises ValueError for a file of another version."""
+    """Its methods may be called from any thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float = 60) -> None:
+        """patience: seconds in which another service may let go of it. Raises UserError where it does not, and for a
+        file of another version."""
         self._lock = threading.Lock()
-        self._base = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._base.execute("pragma journal_mode = wal")
-        self._base.execute("pragma synchronous = full")
-        (version,) = self._base.execute("pragma user_version").fetchone()
+        self._base = sqlite3.connect(path, timeout=patience, check_same_thread=False, isolation_level=None)
+        self._base.execute("pragma locking_mode = exclusive")  # nor is memory shared, which not every disk can
+        try:
+            self._base.execute("pragma journal_mode = wal")
+            self._base.execute("pragma synchronous = full")
+            (version,) = self._base.execute("pragma user_version").fetchone()
+        except sqlite3.OperationalError as error:
+            self._base.close()
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise UserError(
+                f"{path.parent}: another service has its jobs there; end it, or give this one a folder of its own"
+            ) from error
         if version not in (0, _VERSION):
-            raise ValueError(f"{path}: a journal of version {version}; this Open EMO reads {_VERSION}")
+            self._base.close()
+            raise UserError(f"{path}: a journal of version {version}; this Open EMO reads {_VERSION}")
         if version == 0:
             self._base.executescript(f"begin; {_TABLE} pragma user_version = {_VERSION}; commit;")
 
@@ -123,11 +138,10 @@ class Journal:
         done = "frames_total" if state == State.DONE else "frames_done"
         return self._update(job, f"state = ?, error = ?, ended = ?, frames_done = {done}", (state, error, time.time()))
 
-    def ended_before(self, moment: float) -> list[str]:
-        """Ids of jobs that have been over since then. moment: seconds since 1970."""
+    def ends(self) -> dict[str, float | None]:
+        """By the id of every job: since when it is over, in seconds since 1970."""
         with self._lock:
-            rows = self._base.execute("select id from jobs where ended < ?", (moment,)).fetchall()
-        return [job for (job,) in rows]
+            return dict(self._base.execute("select id, ended from jobs"))
 
     def forget(self, job: str) -> None:
         """As if it had never been."""

@@ -11,7 +11,8 @@ from emo_core.inference.generate import Loaded, NoRoom, Request, generate, load_
 from emo_core.inference.preprocess import Choice
 from emo_core.inference.together import Together
 from emo_core.inference.unfinished import BegunOtherwise
-from emo_core.serving.inspector import PORTRAIT, PREMIERE, SOUND, VIDEO, Refused, for_a_client
+from emo_core.serving.inspector import PORTRAIT, PREMIERE, SIDECAR, SOUND, VIDEO, Refused, for_a_client
+from emo_core.serving.journal import new_id
 from emo_core.serving.wish import Wish
 from emo_data.errors import UserError
 from emo_data.lease import Taken
@@ -65,12 +66,13 @@ class Maker:
 
         together = self._together[wish.model]
         # Where it is there an earlier attempt came to its end, and nobody heard of it.
-        while not (folder / VIDEO).with_suffix(".json").exists():
+        while not (folder / SIDECAR).exists():
             try:
                 with together.joined():
                     generate(self._loaded[wish.model], request, on_progress, advance=together.advance)
             except BegunOtherwise:  # before the service got other libraries, or the model was trained on
-                shutil.rmtree(folder / f"{VIDEO}.unfinished")
+                aside = (folder / f"{VIDEO}.unfinished").rename(folder / f"{new_id()}.old")
+                shutil.rmtree(aside)  # a death in the middle of this leaves nothing that looks like a beginning
             except Taken:
                 if stop.wait(_PATIENCE):
                     raise Stopped from None

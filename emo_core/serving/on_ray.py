@@ -7,7 +7,8 @@ see.
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from emo_data.synthetic import write_trial
 
 _NEWS = 0.5
 """Seconds between two things that a maker tells of a job."""
+_TOO_LONG = 120
+"""Seconds that nothing takes to be looked at which is well: what takes longer has caught its process."""
 _NICE = 10
 """What answers goes before what computes."""
 
@@ -95,20 +98,34 @@ class Inspector:
 
     def __init__(self, models: dict[str, str]) -> None:
         self._models = Models.read(models)
+        self._since: dict[object, float] = {}
+
+    def check_health(self) -> None:
+        """As Serve asks for it: an inspector that does not come back from a file is replaced by another."""
+        if any(time.monotonic() - since > _TOO_LONG for since in self._since.values()):
+            raise TimeoutError(f"a file has been looked at for more than {_TOO_LONG} s")
 
     async def inspect(self, folder: str, wish: Wish, max_seconds: float) -> int:
         """See `emo_core.serving.inspector.inspect`."""
         _, card = self._models.named(wish.model)
-        return await asyncio.to_thread(inspect, Path(folder), wish, card, max_seconds)
+        return await self._timed(inspect, Path(folder), wish, card, max_seconds)
 
     async def look(self, folder: str, wish: Wish) -> Look:
         """See `emo_core.serving.inspector.look`."""
         _, card = self._models.named(wish.model)
-        return await asyncio.to_thread(look, Path(folder), wish, card)
+        return await self._timed(look, Path(folder), wish, card)
 
     async def draw_samples(self, folder: str) -> None:
         """See `emo_data.synthetic.write_trial`."""
-        await asyncio.to_thread(write_trial, Path(folder))
+        await self._timed(write_trial, Path(folder))
+
+    async def _timed(self, work: Callable[..., Any], *given: Any) -> Any:
+        mark = object()
+        self._since[mark] = time.monotonic()
+        try:
+            return await asyncio.to_thread(work, *given)
+        finally:
+            del self._since[mark]
 
 
 class Makers:
@@ -169,23 +186,26 @@ class Remote:
 
     async def inspect(self, folder: Path, wish: Wish, max_seconds: float) -> int:
         """See `Hands`."""
-        return await self._inspected(self._inspector.inspect.remote(str(folder), wish, max_seconds))
+        return await self._inspected(self._inspector.inspect, str(folder), wish, max_seconds)
 
     async def look(self, folder: Path, wish: Wish) -> Look:
         """See `Hands`."""
-        return await self._inspected(self._inspector.look.remote(str(folder), wish))
+        return await self._inspected(self._inspector.look, str(folder), wish)
 
     async def draw_samples(self, folder: Path) -> None:
         """See `Hands`."""
-        await self._inspected(self._inspector.draw_samples.remote(str(folder)))
+        await self._inspected(self._inspector.draw_samples, str(folder))
 
-    async def _inspected(self, answer: Awaitable[Any]) -> Any:
-        try:
-            return await answer
-        except RayTaskError as error:
-            raise _meant(error) from error
-        except RayActorError as error:
-            raise Refused(422, "portrait or audio: reading it ended the process that read it; it is damaged") from error
+    async def _inspected(self, ask: DeploymentHandle, *given: Any) -> Any:
+        for last in (False, True):
+            try:
+                return await ask.remote(*given)
+            except RayTaskError as error:
+                raise _meant(error) from error
+            except RayActorError as error:  # another's file may have ended it, so once does not count
+                if last:
+                    said = "portrait or audio: reading it ended the process that read it, twice; it is damaged"
+                    raise Refused(422, said) from error
 
     async def ready(self) -> bool:
         """See `Hands`."""

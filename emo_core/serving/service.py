@@ -14,17 +14,19 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from emo_core.serving.inspector import PORTRAIT, PREMIERE, SOUND, VIDEO, Models, Refused
-from emo_core.serving.journal import Full, Journal, KeyTaken, new_id
+from emo_core.serving.inspector import PORTRAIT, PREMIERE, SIDECAR, SOUND, VIDEO, Models, Refused
+from emo_core.serving.journal import JOURNAL, Full, Journal, KeyTaken, new_id
 from emo_core.serving.metrics import Metrics
 from emo_core.serving.wish import Job, Look, State, Wish
 
 _LOG = logging.getLogger(__name__)
 _CHUNK = 2**20
-_AFTER = 5
-"""Seconds after which a client may ask again when all is full."""
 _PATIENCE = 0.5
 """Seconds between two looks at what grows, where nobody says that it has."""
+_LINGER = 60
+"""Seconds after a job's end in which somebody may still look at what it was made of."""
+_LATER = 60
+"""Seconds after which a client may ask again when the disk is full."""
 _ATTEMPTS = 5
 """Of a job whose maker died: a file that kills whatever reads it must not do so for ever."""
 
@@ -41,6 +43,7 @@ class Limits(BaseModel):
     short_seconds: float = Field(15, gt=0, description="of sound, for an answer that is waited for")
     keep_seconds: float = Field(86400, gt=0, description="a job's result is kept so long after its end")
     per_minute: int = Field(600, ge=1, description="requests with a body, of each address")
+    free_bytes: int = Field(2**30, ge=0, description="that the disk must have left for a job to be taken")
 
 
 class Upload(Protocol):
@@ -74,10 +77,10 @@ class Hands(Protocol):
 
 
 class Busy(Exception):
-    """Too much is going on; `after` seconds from now it may be different."""
+    """Too much is going on; `after` seconds from now it may be different. `str` is a sentence for the client."""
 
-    def __init__(self, after: int) -> None:
-        super().__init__(after)
+    def __init__(self, after: int = 5, sentence: str = "full; ask again later") -> None:
+        super().__init__(sentence)
         self.after = after
 
 
@@ -85,8 +88,10 @@ class Service:
     """To be made in a running event loop. Its folder:
 
     journal.sqlite    which jobs there are, see `emo_core.serving.journal`
-    jobs/ID/          a job's portrait, sound, and what there is of its video
+    jobs/ID/          a job's portrait, sound, and what there is of its video; the video alone soon after its end
     samples/          a portrait and a voice to try it with
+
+    Raises UserError where another service has the folder.
     """
 
     def __init__(self, folder: Path, models: Models, hands: Hands, limits: Limits) -> None:
@@ -94,7 +99,7 @@ class Service:
         self._hands, self._jobs, self._samples = hands, folder / "jobs", folder / "samples"
         self._one_sample = asyncio.Lock()
         self._jobs.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(folder / "journal.sqlite")
+        self._journal = Journal(folder / JOURNAL)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changes: dict[str, asyncio.Event] = {}
         self._arriving: set[str] = set()
@@ -159,7 +164,7 @@ class Service:
         """What a video of a portrait would show, before there is a sound. Raises Refused, and Busy."""
         name, _ = self.models.named(wish.model)
         if len(self._arriving) >= self.limits.queue:
-            raise Busy(_AFTER)
+            raise Busy
         with self._place(new_id()) as folder:
             await _receive("portrait", portrait, folder / PORTRAIT, self.limits.portrait_bytes, hashlib.sha256())
             return await self._hands.look(folder, wish.model_copy(update={"model": name}))
@@ -172,6 +177,17 @@ class Service:
                 if not place.exists():
                     await self._hands.draw_samples(self._samples)
         return place
+
+    def busy(self, key: str | None) -> Busy | None:
+        """Why no job can be taken now; None where one can, and where the key stands for one that was."""
+        if key is not None and self._journal.has(key):
+            return None
+        if self._full(len(self._arriving)):
+            return Busy()
+        if shutil.disk_usage(self._jobs).free < self.limits.free_bytes:
+            _LOG.warning("the disk is full", extra={"folder": str(self._jobs)})
+            return Busy(_LATER, "the disk of the service is full; ask again later")
+        return None
 
     @contextmanager
     def _place(self, job: str) -> Iterator[Path]:
@@ -195,8 +211,8 @@ class Service:
         """
         name, _ = self.models.named(wish.model)
         wish = wish.model_copy(update={"model": name})
-        if not (key is not None and self._journal.has(key)) and self._full(len(self._arriving)):
-            raise Busy(_AFTER)
+        if busy := self.busy(key):
+            raise busy
         job = new_id()
         try:
             with self._place(job) as folder:
@@ -207,12 +223,12 @@ class Service:
                 accepted = None if key is None else self._journal.known(key, said)
                 if accepted is None:
                     if self._full():
-                        raise Busy(_AFTER)  # it has filled up meanwhile; to inspect costs more than to ask again
+                        raise Busy  # it has filled up meanwhile; to inspect costs more than to ask again
                     most = min(max_seconds or self.limits.sound_seconds, self.limits.sound_seconds)
                     frames = await self._hands.inspect(folder, wish, most)
                     accepted = self._journal.accept(job, wish, frames, said, key, self.limits.queue)
         except Full as error:
-            raise Busy(_AFTER) from error
+            raise Busy from error
         except KeyTaken as error:
             raise Refused(422, "Idempotency-Key: it was given with another request; take a new one") from error
         if accepted.id == job:
@@ -297,17 +313,33 @@ class Service:
         while True:
             await asyncio.sleep(min(self.limits.keep_seconds, 60))
             try:
-                self._sweep()
+                await asyncio.to_thread(self._sweep)
             except (OSError, sqlite3.Error):
                 _LOG.exception("could not clear up; tries again")
 
     def _sweep(self) -> None:
-        """Forget jobs that have been over for long enough, and folders of requests that were never accepted."""
-        for job in self._journal.ended_before(time.time() - self.limits.keep_seconds):
+        """Forget jobs that have been over for long enough, and requests that were never accepted; what a job was made
+        of goes before its video does."""
+        # In this order: what is not arriving any more is in the journal, or was refused.
+        folders, arriving, ends = list(self._jobs.iterdir()), set(self._arriving), self._journal.ends()
+        now = time.time()
+        old = {job for job, ended in ends.items() if ended is not None and ended < now - self.limits.keep_seconds}
+        for job in old:
             self._journal.forget(job)
-        for folder in self._jobs.iterdir():
-            if folder.name not in self._arriving and self._journal.get(folder.name) is None:
+        for folder in folders:
+            ended = ends.get(folder.name, 0)
+            if folder.name in old or (folder.name not in ends and folder.name not in arriving):
                 shutil.rmtree(folder)
+            elif ended is not None and ended < now - _LINGER:
+                _keep_the_video(folder)
+
+
+def _keep_the_video(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (VIDEO, SIDECAR):
+            path.unlink()
 
 
 async def _receive(name: str, upload: Upload, path: Path, limit: int, digest: "hashlib._Hash") -> None:

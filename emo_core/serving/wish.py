@@ -38,24 +38,34 @@ class Wish(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: Annotated[str, Field(description="an id of GET /v1/models; empty is the first", max_length=100)] = ""
+    model: Annotated[
+        str, Field(description="an id of GET /v1/models; empty is the first", max_length=100, examples=["default"])
+    ] = ""
     speed: Annotated[
         str,
-        Field(description="of the head: degrees per frame, or still, calm, lively, singing", max_length=20),
+        Field(
+            description="of the head: degrees per frame, or still, calm, lively, singing",
+            max_length=20,
+            examples=["calm", "0.7"],
+        ),
         AfterValidator(_speed),
     ] = "calm"
     region: Annotated[
         str,
         Field(
-            description="where the face may go: auto, all, or x0,y0,x1,y1 in 0-1 of the framed picture", max_length=60
+            description="where the face may go: auto, all, or x0,y0,x1,y1 in 0-1 of the framed picture",
+            max_length=60,
+            examples=["auto", "0.2,0.1,0.8,0.9"],
         ),
         AfterValidator(_region),
     ] = "auto"
-    face: Annotated[int | None, Field(description="which one speaks, from left to right", ge=1, le=100)] = None
-    steps: Annotated[int, Field(description="denoising steps per clip", ge=1, le=100)] = 15
+    face: Annotated[
+        int | None, Field(description="which one speaks, from left to right", ge=1, le=100, examples=[1])
+    ] = None
+    steps: Annotated[int, Field(description="denoising steps per clip", ge=1, le=100, examples=[15])] = 15
     scheduler: SchedulerName = "dpm++"
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    guidance: Annotated[float | None, Field(description="both scales in one", ge=0, le=20)] = None
+    seed: Annotated[int, Field(description="another one, another video", ge=0, lt=2**63, examples=[0])] = 0
+    guidance: Annotated[float | None, Field(description="both scales in one", ge=0, le=20, examples=[2])] = None
     reference_scale: Annotated[float | None, Field(ge=0, le=20)] = None
     audio_scale: Annotated[float | None, Field(ge=0, le=20)] = None
 

@@ -29,12 +29,16 @@ def serve(
     here = host in ("127.0.0.1", "localhost", "::1")
     if not here and not os.environ.get("EMO_TOKEN"):
         raise UserError(f"--host {host}: others could reach it; set EMO_TOKEN, which they must then show")
+    from emo_core.serving.journal import JOURNAL, Journal
     from emo_core.serving.on_ray import Settings, serve_here
     from emo_core.serving.service import Limits
 
+    folder = Path(jobs).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    Journal(folder / JOURNAL, patience=0).close()  # where another service has its jobs there, that is said now
     settings = Settings(
         models=_named(model),
-        folder=str(Path(jobs).absolute()),
+        folder=str(folder),
         device=str(choose_device(device)),
         makers=replicas,
         open_to_all=here,

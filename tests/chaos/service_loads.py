@@ -25,13 +25,15 @@ def test_a_burst_of_500(model_folder, files, tmp_path):
         _, warm = burst(served, files, 1)
         nothing_is_lost_or_made_twice(served, warm)
         before = served.memory()
-        first, jobs = burst(served, files, 500)
-        print(
-            f"first answers: {dict(first)}; memory of the front {before:.0f} -> {served.memory():.0f} MiB", flush=True
-        )
-        assert first[202] + first[429] == 500 and first[202] >= 64
-        nothing_is_lost_or_made_twice(served, jobs)
-        assert served.memory() < before + 100
+        for name in "ab":  # what the first one takes the second finds taken
+            first, jobs = burst(served, files, 500, name)
+            after = served.memory()
+            print(f"first answers: {dict(first)}; memory of the front {before:.0f} -> {after:.0f} MiB", flush=True)
+            assert first[202] + first[429] == 500 and first[202] >= 64
+            nothing_is_lost_or_made_twice(served, jobs)
+            if name == "b":
+                assert after < before + 30
+            before = after
     finally:
         served.die()
 

@@ -1,6 +1,7 @@
 """`emo serve` as a person starts it, and what is done to it: bursts, nonsense, kills."""
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -45,7 +46,7 @@ class Served:
             try:
                 if done():
                     return
-            except (httpx.TransportError, ValueError):
+            except (httpx.HTTPError, ValueError):
                 assert self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE, "the service ended"
             time.sleep(0.1)
         raise AssertionError("it did not come to be")
@@ -73,8 +74,10 @@ class Served:
 
     def die(self) -> None:
         """All of it, at once."""
-        for each in [self.process, *self.process.children(recursive=True)]:
-            each.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for each in [self.process, *self.process.children(recursive=True)]:
+                with contextlib.suppress(psutil.NoSuchProcess):  # it went with another
+                    each.kill()
         self.process.wait(30)
 
     def end(self) -> list[psutil.Process]:
@@ -108,11 +111,11 @@ def undisturbed(folder: Path, out: Path, steps: int, seed: int) -> bytes:
     return out.read_bytes()
 
 
-def burst(served: Served, files: dict, count: int) -> tuple[Counter, list[str]]:
+def burst(served: Served, files: dict, count: int, name: str = "burst") -> tuple[Counter, list[str]]:
     """So many jobs at once; whoever is refused asks again when it may: (first answers, ids of all jobs)."""
 
     async def one(client: httpx.AsyncClient, number: int, first: Counter) -> str:
-        head, asked = {"Idempotency-Key": f"burst {number}"}, 0
+        head, asked = {"Idempotency-Key": f"{name} {number}"}, 0
         while True:
             answer = await client.post("/v1/jobs", files=files, data=QUICK | {"seed": str(number)}, headers=head)
             first[answer.status_code] += not asked

@@ -1,5 +1,6 @@
 """Jobs on the disk: each is accepted once, ends once, and is there after whatever ended the process."""
 
+import shutil
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,6 +8,7 @@ import pytest
 
 from emo_core.serving.journal import Full, Journal, KeyTaken, new_id
 from emo_core.serving.wish import State, Wish
+from emo_data.errors import UserError
 
 
 @pytest.fixture
@@ -18,13 +20,17 @@ def accept(journal, key=None, digest="d", limit=100):
     return journal.accept(new_id(), Wish(seed=7), 50, digest, key, limit)
 
 
-def test_what_was_accepted_is_there_in_its_order_after_a_death(path):
-    """The file as it is, without closing anything."""
+def test_what_was_accepted_is_there_in_its_order_after_a_death(path, tmp_path):
+    """The files as they are, without closing anything."""
     journal = Journal(path)
     jobs = [accept(journal) for _ in range(3)]
     journal.advance(jobs[1].id, 20)
     journal.end(jobs[0].id, State.DONE)
-    again = Journal(path)
+    left = tmp_path / "left"
+    left.mkdir()
+    for file in tmp_path.glob("journal*"):
+        shutil.copy(file, left)
+    again = Journal(left / path.name)
     assert [job.id for job in again.open_jobs()] == [jobs[1].id, jobs[2].id]
     assert again.get(jobs[1].id).state == State.RUNNING and again.get(jobs[1].id).progress == 0.4
     assert again.get(jobs[0].id).progress == 1 and again.get(jobs[0].id).wish == Wish(seed=7)
@@ -81,17 +87,31 @@ def test_old_jobs_are_forgotten_and_their_keys_with_them(path):
     job = accept(journal, "key").id
     journal.end(job, State.DONE)
     ended = journal.get(job).ended
-    assert journal.ended_before(ended) == [] and journal.ended_before(ended + 1) == [job]
+    waits = accept(journal).id
+    assert journal.ends() == {job: ended, waits: None} and ended is not None
     journal.forget(job)
     assert journal.get(job) is None and accept(journal, "key", "another").id != job
 
 
 def test_another_version_is_refused(path):
     Journal(path).close()
-    with sqlite3.connect(path) as base:
-        base.execute("pragma user_version = 9")
-    with pytest.raises(ValueError, match="version 9"):
+    base = sqlite3.connect(path)
+    base.execute("pragma user_version = 9")
+    base.close()
+    with pytest.raises(UserError, match="version 9"):
         Journal(path)
+
+
+def test_two_services_do_not_share_a_journal(path):
+    """The second would carry out what the first does already; once that has ended it may."""
+    Journal(path).close()
+    journal = Journal(path)
+    for _ in range(2):
+        with pytest.raises(UserError, match="another service"):
+            Journal(path, patience=0)
+    job = accept(journal).id
+    journal.close()
+    assert Journal(path, patience=0).get(job)
 
 
 @pytest.mark.parametrize(
