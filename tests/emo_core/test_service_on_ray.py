@@ -1,12 +1,17 @@
 """`emo serve` as a person starts it: a real Ray Serve, whose processes are killed while they work."""
 
 import asyncio
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
 
+from emo_core.serving import on_ray
+from emo_core.serving.wish import Wish
+from flows.cli import run
 from tests.emo_core.served import QUICK, Served, burst, inputs, nothing_is_lost_or_made_twice, undisturbed
 
 
@@ -105,9 +110,41 @@ def test_it_can_be_watched_over_http(served, files):
     assert "running" in states and seen[4:8] == b"ftyp" and seen.count(b"moof") >= 50
 
 
-def test_another_host_needs_a_token(model_folder, capfd, monkeypatch):
-    from flows.cli import run
+def test_the_portrait_of_another_is_looked_at_again(served, files):
+    """Whose file ended the inspector is not known; what was in it beside that is not refused."""
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(served.client.post, "/v1/portraits", files={"portrait": files["portrait"]}) for _ in "12345678"
+        ]
+        served.kill("inspector")
+        assert [each.result().status_code for each in asked] == [200] * 8
 
+
+def test_an_inspector_that_does_not_come_back_is_not_well(model_folder, files, tmp_path, monkeypatch):
+    caught = threading.Event()
+    monkeypatch.setattr(on_ray, "look", lambda *_: caught.wait())
+    monkeypatch.setattr(on_ray, "_TOO_LONG", 0.2)
+
+    async def work():
+        inspector = on_ray.Inspector({"small": str(model_folder / "model")})
+        inspector.check_health()
+        asked = asyncio.create_task(inspector.look(str(tmp_path), Wish()))
+        await asyncio.sleep(0.5)
+        with pytest.raises(TimeoutError):
+            inspector.check_health()
+        caught.set()
+        await asked
+        inspector.check_health()
+
+    asyncio.run(work())
+
+
+def test_a_folder_that_another_service_has_is_refused(served, model_folder, capfd):
+    assert run(["serve", "--model", str(model_folder / "model"), "--jobs", str(served.jobs)]) == 2
+    assert f"{served.jobs}: another service" in capfd.readouterr().err
+
+
+def test_another_host_needs_a_token(model_folder, capfd, monkeypatch):
     monkeypatch.delenv("EMO_TOKEN", raising=False)
     assert run(["serve", "--model", str(model_folder / "model"), "--host", "0.0.0.0"]) == 2
     assert "set EMO_TOKEN" in capfd.readouterr().err
