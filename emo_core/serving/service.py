@@ -327,8 +327,10 @@ class Service:
         for job in old:
             self._journal.forget(job)
         for folder in folders:
-            ended = ends.get(folder.name, 0)
-            if folder.name in old or (folder.name not in ends and folder.name not in arriving):
+            if folder.name in arriving:
+                continue
+            ended = ends.get(folder.name)
+            if folder.name in old or folder.name not in ends:
                 shutil.rmtree(folder)
             elif ended is not None and ended < now - _LINGER:
                 _keep_the_video(folder)
