@@ -1,0 +1,88 @@
+"""How the head moves: Table 2's velocities, and Figure 7's region.
+
+Legend: F frames. Speeds are degrees per frame at 25 fps, boxes x0, y0, x1, y1 in 0-1 of the picture; NaN where
+no face was found.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from emo_data.features.pose import RIGID, fit_pose, rotation_speed
+from emo_data.schema import FPS
+
+SPEED_EDGES = np.linspace(0, 5, 101)
+"""Of the histogram; what is faster counts to the last bin."""
+
+
+class Motion(BaseModel):
+    """One video's. travel: from the 5th to the 95th percentile of the nose bridge's way across and down the picture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    velocity_mean: float
+    velocity_variance: float
+    travel_across: float
+    travel_down: float
+
+
+class Velocities(BaseModel):
+    """Table 2's rows, over videos."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    velocity_mean: float
+    velocity_variance: float
+    vmv: float | None
+
+
+def speeds(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
+    """(F, 478, 3) pixels of one shot -> float32 (F,): rotation between frames, smoothed as in ingestion (EMO 4.1)."""
+    return rotation_speed(fit_pose(landmarks[:, RIGID], width, height).rotation, FPS)
+
+
+def motion_of(landmarks: np.ndarray, speed: np.ndarray, width: int, height: int) -> Motion:
+    """landmarks (F, 478, 3) in pixels, at least one frame with a face."""
+    known = speed[np.isfinite(speed)].astype(np.float64)
+    centre = fit_pose(landmarks[:, RIGID], width, height).centre / (width, height)
+    low, high = np.nanpercentile(centre, [5, 95], axis=0)
+    across, down = (high - low).tolist()
+    return Motion(
+        velocity_mean=float(known.mean()),
+        velocity_variance=float(known.var()),
+        travel_across=across,
+        travel_down=down,
+    )
+
+
+def velocities(videos: Sequence[Motion]) -> Velocities:
+    """EMO Table 2: the mean of the videos' mean velocities, the mean of the variances within them, the variance of the
+    means (VMV; None for one video). Not in the paper: every video counts alike, and variances are over N.
+    """
+    means = np.array([video.velocity_mean for video in videos])
+    return Velocities(
+        velocity_mean=float(means.mean()),
+        velocity_variance=float(np.mean([video.velocity_variance for video in videos])),
+        vmv=float(means.var()) if len(means) > 1 else None,
+    )
+
+
+def union(boxes: np.ndarray) -> np.ndarray:
+    """(F, 4) -> (4,): the region that a model would be given for this video (EMO 3.2.5)."""
+    return np.concatenate([np.nanmin(boxes[:, :2], axis=0), np.nanmax(boxes[:, 2:], axis=0)])
+
+
+def containment(boxes: np.ndarray, region: np.ndarray) -> float:
+    """The share of the face's area that lies in the region (4,), mean over frames with a face (EMO Figure 7).
+
+    Not in the paper: the measure. boxes (F, 4), at least one finite.
+    """
+    known = boxes[np.isfinite(boxes).all(axis=1)].astype(np.float64)
+    inside = np.minimum(known[:, 2:], region[2:]) - np.maximum(known[:, :2], region[:2])
+    return float((inside.clip(0).prod(axis=1) / (known[:, 2:] - known[:, :2]).prod(axis=1).clip(1e-12)).mean())
+
+
+def histogram(speed: np.ndarray) -> np.ndarray:
+    """int64 (100,): frames in each bin of `SPEED_EDGES`."""
+    return np.histogram(speed[np.isfinite(speed)].clip(0, SPEED_EDGES[-1]), SPEED_EDGES)[0]

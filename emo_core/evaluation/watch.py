@@ -1,0 +1,200 @@
+"""One video, decoded once: everything the metrics need of it, in the memory of a few frames and its features.
+
+Legend: F frames at 25 fps, N rows, D width, H W pixels.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emo_core.evaluation.block import CONTEXT, FRAMES, Block, SyncScore
+from emo_core.evaluation.extractors import Extractors
+from emo_core.evaluation.motion import Motion, motion_of, speeds
+from emo_data.container import Unreadable
+from emo_data.features.faces import FaceTracker, find_faces
+from emo_data.features.quality import loudness_per_frame
+from emo_data.schema import FPS
+from emo_data.sound import sound_between
+from emo_data.video import Decoder, DecoderFailed, NoVideo, TooLarge, VideoInfo, decoders, probe, read_pictures
+
+LANDMARKS = 478
+LEAST_FACES = 0.5
+"""Not in the paper: a video that shows a face in fewer of its frames is not judged by the face."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A file to look at. portrait: it is a picture. sound: to be heard where the video has none itself."""
+
+    path: str
+    portrait: bool = False
+    sound: str | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a video gave. features: metric -> (N, D). faces: frames with one; missing: frames that could not be decoded.
+    speed (F,) and boxes (F, 4) in 0-1: NaN without a face. loudness (F,), or None where there is no sound. reasons: why
+    sync could not be judged."""
+
+    frames: int
+    width: int
+    height: int
+    faces: int
+    missing: int
+    features: dict[str, np.ndarray]
+    boxes: np.ndarray
+    speed: np.ndarray
+    motion: Motion | None
+    loudness: np.ndarray | None
+    sync: SyncScore | None
+    sync_reason: str
+
+    @property
+    def face_share(self) -> float:
+        """Of frames with a face."""
+        return self.faces / self.frames
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Why nothing can be said of a file."""
+
+    problem: str
+
+
+def look(job: Job, extractors: Extractors) -> Seen | Unseen:
+    """Measure a file. What is wrong with it becomes Unseen; any exception but bad weights is a fault of ours."""
+    path = Path(job.path)
+    if not path.is_file():
+        return Unseen(f"{path}: there is no such file")
+    if job.portrait:
+        return _portrait(path, extractors)
+    try:
+        info = probe(path)
+        *preferred, last = decoders(info)
+        for decoder in preferred:
+            try:
+                return _watched(info, decoder, job, extractors)
+            except DecoderFailed:
+                continue  # the last one reads what can be read
+        return _watched(info, last, job, extractors)
+    except (Unreadable, NoVideo, TooLarge, DecoderFailed) as error:
+        return Unseen(f"{path}: cannot be read: {error}")
+
+
+def _watched(info: VideoInfo, decoder: Decoder, job: Job, extractors: Extractors) -> Seen | Unseen:
+    grid = info.at_rate(FPS)
+    found: dict[str, list[np.ndarray]] = {metric: [] for metric in extractors.of_pictures}
+    lips, marks, there = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    for block in _blocks(info, grid, decoder, extractors.tracks_faces):
+        marks.append(block.landmarks[block.before :])
+        there.append(block.there[block.before :])
+        for metric, extractor in extractors.of_pictures.items():
+            if metric in ("fid", "fvd") or len(block.faces):
+                found[metric].append(extractor.features(block))
+        if extractors.sync is not None:
+            lips.append(extractors.sync.features(block))
+    landmarks, decoded = np.concatenate(marks), np.concatenate(there)
+    if not decoded.any():
+        return Unseen(f"{info.path}: none of its pictures can be decoded")
+    known = np.isfinite(landmarks[:, 0, 0])
+    speed = speeds(landmarks, info.width, info.height) if known.any() else np.full(len(grid), np.nan, np.float32)
+    sound, sync, reason = _sound(info, job, len(grid)), None, ""
+    if extractors.sync is not None:
+        sync, reason = _judged(extractors, np.concatenate(lips), sound)
+    points = landmarks[..., :2] / np.array([info.width, info.height], np.float32)
+    return Seen(
+        frames=len(grid),
+        width=info.width,
+        height=info.height,
+        faces=int(known.sum()),
+        missing=int((~decoded).sum()),
+        features={metric: np.concatenate(rows) for metric, rows in found.items() if rows},
+        boxes=np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1),
+        speed=speed,
+        motion=motion_of(landmarks, speed, info.width, info.height) if known.any() else None,
+        loudness=None if sound is None else loudness_per_frame(sound, len(grid), FPS),
+        sync=sync,
+        sync_reason=reason,
+    )
+
+
+def _blocks(info: VideoInfo, grid: np.ndarray, decoder: Decoder, tracks_faces: bool) -> Iterator[Block]:
+    """The whole video, 16 frames at a time."""
+    empty = np.zeros((0, info.height, info.width, 3), np.uint8)
+    nowhere = np.full((LANDMARKS, 3), np.nan, np.float32)
+    before = Block(empty, np.empty((0, LANDMARKS, 3), np.float32), np.empty(0, bool), 0)
+    with ExitStack() as stack:
+        tracker = stack.enter_context(FaceTracker()) if tracks_faces else None
+        pictures = read_pictures(info, grid, decoder)
+        for start in range(0, len(grid), FRAMES):
+            shown = np.zeros((min(FRAMES, len(grid) - start), info.height, info.width, 3), np.uint8)
+            marks, there = np.repeat(nowhere[None], len(shown), axis=0), np.zeros(len(shown), bool)
+            for at in range(len(shown)):
+                picture = next(pictures)
+                if picture is None:
+                    continue
+                shown[at], there[at] = picture, True
+                face = tracker.track(picture).face if tracker else None
+                if face is not None:
+                    marks[at] = face.landmarks
+            before = Block(
+                np.concatenate([before.pictures[-CONTEXT:], shown]),
+                np.concatenate([before.landmarks[-CONTEXT:], marks]),
+                np.concatenate([before.there[-CONTEXT:], there]),
+                len(before.there[-CONTEXT:]),
+            )
+            yield before
+
+
+def _sound(info: VideoInfo, job: Job, frames: int) -> np.ndarray | None:
+    """float32 (S,) of the video, else of the sound that it was made for; None where there is none."""
+    if info.has_sound:
+        return sound_between(info.path, float(info.times[0]), frames / FPS)
+    if job.sound is not None:
+        return sound_between(Path(job.sound), None, frames / FPS)
+    return None
+
+
+def _judged(extractors: Extractors, lips: np.ndarray, sound: np.ndarray | None) -> tuple[SyncScore | None, str]:
+    assert extractors.sync is not None
+    if sound is None:
+        return None, "it has no sound"
+    try:
+        return extractors.sync.judge(lips, sound), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def _portrait(path: Path, extractors: Extractors) -> Seen | Unseen:
+    """A picture as a video of one frame."""
+    from emo_core.inference.preprocess import NoPicture, read_picture  # which brings diffusers along
+
+    try:
+        picture = read_picture(path)
+    except NoPicture as error:
+        return Unseen(str(error))
+    faces = find_faces(picture)
+    if not faces:
+        return Unseen(f"{path}: shows no face")
+    height, width = picture.shape[:2]
+    block = Block(picture[None], faces[0].landmarks[None], np.ones(1, bool), 0)
+    features = {m: one.features(block) for m, one in extractors.of_pictures.items() if m not in ("fid", "fvd")}
+    return Seen(
+        frames=1,
+        width=width,
+        height=height,
+        faces=1,
+        missing=0,
+        features=features,
+        boxes=(faces[0].box / (width, height, width, height)).astype(np.float32)[None],
+        speed=np.zeros(1, np.float32),
+        motion=None,
+        loudness=None,
+        sync=None,
+        sync_reason="it is a picture",
+    )
