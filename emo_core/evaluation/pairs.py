@@ -1,8 +1,8 @@
 """Which generated video is compared with which truth: two folders, or manifests, CSV, JSONL or Parquet.
 
 Columns of a manifest: generated, truth, portrait, audio (files, by paths from its own folder), identity, region
-(x0,y0,x1,y1 in 0-1) and name; only the videos must be there. Without a manifest, and between two of them, names pair: the
-column name, else the name of the file (in folders, its path) without the ending.
+(x0,y0,x1,y1 in 0-1) and name; only the videos must be there. Without a manifest, and between two of them,
+names pair: the column name, else the name of the file (in folders, its path) without the ending.
 """
 
 import csv

@@ -62,11 +62,18 @@ def lagged_correlation(opening: np.ndarray, sound: np.ndarray, lag: int) -> floa
 
 
 def _loudness(sound: np.ndarray, frames: int) -> np.ndarray:
-    """float64 (F,): root mean square of what is heard while each frame is shown; 0 where the sound is over."""
+    """float64 (F,): level of what is heard while each frame is shown, decibels below the loudest, 40 at most.
+
+    Not in the paper: decibels, a mean over three frames. On people they go better with the mouth than power does.
+    """
     samples = SAMPLE_RATE // FPS
     padded = np.zeros(frames * samples)
     padded[: min(len(sound), len(padded))] = sound[: len(padded)]
-    return np.sqrt((padded.reshape(frames, samples) ** 2).mean(axis=1))
+    power = (padded.reshape(frames, samples) ** 2).mean(axis=1)
+    if not power.any():
+        return power
+    level = 10 * np.log10(np.maximum(power / power.max(), 1e-4))
+    return np.convolve(np.pad(level, 1, mode="edge"), np.ones(3) / 3, "valid")
 
 
 @dataclass(frozen=True)

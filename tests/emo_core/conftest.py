@@ -1,6 +1,8 @@
 """The smallest EMO that has every part, for tests that look at structure and not at quality."""
 
+import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -173,3 +175,27 @@ def two_faces(model_folder):
     path = model_folder / "two.png"
     Image.fromarray(np.concatenate([one, one[:, ::-1]], axis=1)).save(path)
     return path
+
+
+class EvalSample(NamedTuple):
+    """A synthetic sample and its truth. openings: name in the folder -> (F,)."""
+
+    folder: Path
+    clips: list[Path]
+    openings: dict[str, np.ndarray]
+    rotations: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="session")
+def eval_sample(tmp_path_factory: pytest.TempPathFactory) -> EvalSample:
+    """Two people, four seconds each."""
+    folder = tmp_path_factory.mktemp("evaluated") / "sample"
+    write_sample(folder, clips=2, seconds=4, seed=2, looks=2, size=192)
+    told = json.loads((folder / "truth.json").read_text())
+    names = sorted(name for name in told if name.startswith("clips/"))
+    return EvalSample(
+        folder,
+        [folder / name for name in names],
+        {name: np.array(told[name]["mouth_opening"]) for name in names},
+        {name: np.array(told[name]["rotation"]) for name in names},
+    )
