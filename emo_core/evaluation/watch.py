@@ -15,14 +15,15 @@ from emo_core.evaluation.extractors import Extractors
 from emo_core.evaluation.motion import Motion, motion_of, speeds
 from emo_data.container import Unreadable
 from emo_data.features.faces import FaceTracker, find_faces
-from emo_data.features.quality import loudness_per_frame
-from emo_data.schema import FPS
+from emo_data.schema import FPS, SAMPLE_RATE
 from emo_data.sound import sound_between
 from emo_data.video import Decoder, DecoderFailed, NoVideo, TooLarge, VideoInfo, decoders, probe, read_pictures
 
 LANDMARKS = 478
 LEAST_FACES = 0.5
 """Not in the paper: a video that shows a face in fewer of its frames is not judged by the face."""
+
+_KEPT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Job:
 @dataclass(frozen=True)
 class Seen:
     """What a video gave. features: metric -> (N, D). faces: frames with one; missing: frames that could not be decoded.
-    speed (F,) and boxes (F, 4) in 0-1: NaN without a face. loudness (F,), or None where there is no sound. reasons: why
-    sync could not be judged."""
+    speed (F,) and boxes (F, 4) in 0-1: NaN without a face. sound: float32 (S,) at 16 kHz, of the first half minute;
+    None where there is none. sync_reason: why sync could not be judged."""
 
     frames: int
     width: int
@@ -49,7 +50,7 @@ class Seen:
     boxes: np.ndarray
     speed: np.ndarray
     motion: Motion | None
-    loudness: np.ndarray | None
+    sound: np.ndarray | None
     sync: SyncScore | None
     sync_reason: str
 
@@ -117,7 +118,7 @@ def _watched(info: VideoInfo, decoder: Decoder, job: Job, extractors: Extractors
         boxes=np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1),
         speed=speed,
         motion=motion_of(landmarks, speed, info.width, info.height) if known.any() else None,
-        loudness=None if sound is None else loudness_per_frame(sound, len(grid), FPS),
+        sound=None if sound is None else sound[: _KEPT_SECONDS * SAMPLE_RATE],
         sync=sync,
         sync_reason=reason,
     )
@@ -194,7 +195,7 @@ def _portrait(path: Path, extractors: Extractors) -> Seen | Unseen:
         boxes=(faces[0].box / (width, height, width, height)).astype(np.float32)[None],
         speed=np.zeros(1, np.float32),
         motion=None,
-        loudness=None,
+        sound=None,
         sync=None,
         sync_reason="it is a picture",
     )
