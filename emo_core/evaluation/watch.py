@@ -91,7 +91,7 @@ def _watched(info: VideoInfo, decoder: Decoder, job: Job, extractors: Extractors
     grid = info.at_rate(FPS)
     found: dict[str, list[np.ndarray]] = {metric: [] for metric in extractors.of_pictures}
     lips, marks, there = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-    for block in _blocks(info, grid, decoder, extractors.tracks_faces):
+    for block in blocks_of(info, grid, decoder, extractors.tracks_faces):
         marks.append(block.landmarks[block.before :])
         there.append(block.there[block.before :])
         for metric, extractor in extractors.of_pictures.items():
@@ -124,32 +124,29 @@ def _watched(info: VideoInfo, decoder: Decoder, job: Job, extractors: Extractors
     )
 
 
-def _blocks(info: VideoInfo, grid: np.ndarray, decoder: Decoder, tracks_faces: bool) -> Iterator[Block]:
+def blocks_of(info: VideoInfo, grid: np.ndarray, decoder: Decoder, tracks_faces: bool) -> Iterator[Block]:
     """The whole video, 16 frames at a time."""
-    empty = np.zeros((0, info.height, info.width, 3), np.uint8)
-    nowhere = np.full((LANDMARKS, 3), np.nan, np.float32)
-    before = Block(empty, np.empty((0, LANDMARKS, 3), np.float32), np.empty(0, bool), 0)
+    last: Block | None = None
     with ExitStack() as stack:
         tracker = stack.enter_context(FaceTracker()) if tracks_faces else None
         pictures = read_pictures(info, grid, decoder)
         for start in range(0, len(grid), FRAMES):
-            shown = np.zeros((min(FRAMES, len(grid) - start), info.height, info.width, 3), np.uint8)
-            marks, there = np.repeat(nowhere[None], len(shown), axis=0), np.zeros(len(shown), bool)
-            for at in range(len(shown)):
+            before = 0 if last is None else CONTEXT
+            length = before + min(FRAMES, len(grid) - start)
+            shown = np.empty((length, info.height, info.width, 3), np.uint8)
+            marks, there = np.full((length, LANDMARKS, 3), np.nan, np.float32), np.zeros(length, bool)
+            if last is not None:  # a whole block, for only the last may be shorter
+                shown[:before], marks[:before] = last.pictures[-before:], last.landmarks[-before:]
+                there[:before] = last.there[-before:]
+            for at in range(before, length):
                 picture = next(pictures)
-                if picture is None:
-                    continue
-                shown[at], there[at] = picture, True
-                face = tracker.track(picture).face if tracker else None
+                there[at] = picture is not None
+                shown[at] = 0 if picture is None else picture
+                face = tracker.track(picture).face if tracker and picture is not None else None
                 if face is not None:
                     marks[at] = face.landmarks
-            before = Block(
-                np.concatenate([before.pictures[-CONTEXT:], shown]),
-                np.concatenate([before.landmarks[-CONTEXT:], marks]),
-                np.concatenate([before.there[-CONTEXT:], there]),
-                len(before.there[-CONTEXT:]),
-            )
-            yield before
+            last = Block(shown, marks, there, before)
+            yield last
 
 
 def _sound(info: VideoInfo, job: Job, frames: int) -> np.ndarray | None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emo_data.errors import UserError
+from flows.commands.model import bench
 from flows.commands.options import Device, Json, choose_device, say
 
 
@@ -75,3 +76,24 @@ def evaluate(
 
 def _side_note(truth: float | None) -> str:
     return "" if truth is None else f"   ground truth {truth:.4g}"
+
+
+@bench.command(name="evaluate")
+def bench_evaluate(
+    clips: Annotated[int, typer.Option(min=1, help="Pairs of videos that are scored.")] = 20,
+    seconds: Annotated[float, typer.Option(min=2, help="Length of each.")] = 4.0,
+    size: Annotated[int, typer.Option(min=128, help="Pixels per side.")] = 512,
+    weights: Annotated[Path | None, typer.Option(metavar="DIR", help="As of `emo evaluate`.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Scoring videos against decoding them and extracting features alone."""
+    from emo_core.bench.evaluation import bench_evaluation
+    from flows.progress import progress
+
+    with progress("bench") as report:
+        found = bench_evaluation(clips, seconds, size, None if weights is None else str(weights), report)
+    lines = [f"{what:20s}{1000 * spent / found.frames:8.3f} ms per frame" for what, spent in found.bare_seconds.items()]
+    lines += [f"{'all of it':20s}{1000 * sum(found.bare_seconds.values()) / found.frames:8.3f} ms per frame"]
+    lines += [f"{'scoring':20s}{1000 * found.line_seconds / found.frames:8.3f} ms per frame, "]
+    lines[-1] += f"{found.line_over_bare:.3f} times that; {found.seconds_per_clip:.2f} s for each clip"
+    say(found.model_dump(), lines, as_json)
