@@ -157,6 +157,27 @@ def verify(dataset: DatasetArgument, as_json: Json = False) -> None:
 
 
 @data.command()
+def testset(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder.")],
+    clips: Annotated[int | None, typer.Option(min=1, help="How many are drawn: all.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1, help="Of each, from a place that is drawn: whole.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    keep: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN<NUMBER", help="As of `emo train`, e.g. 'yaw_range>=15'.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Held-out clips as files: truth, portraits, voices, and manifests for `emo batch` and `emo evaluate`."""
+    from emo_data.dataset.testset import write_testset
+    from flows.progress import progress
+
+    with progress("testset") as report:
+        written = write_testset(dataset, out, clips, seconds, seed, keep or [], report)
+    say({"folder": str(out), "clips": written}, [f"{written} clips in {out}"], as_json)
+
+
+@data.command()
 def speed_buckets(
     dataset: DatasetArgument,
     buckets: Annotated[int, typer.Option(min=2, help="How many.")] = 9,

@@ -9,11 +9,11 @@ import torch
 from emo_core.evaluation.block import FRAMES, Block
 from emo_core.evaluation.extractors import OFFLINE, STANDARD, Setup, make
 from emo_core.evaluation.identity import aligned
-from emo_core.evaluation.watch import Job, look
+from emo_core.evaluation.watch import Job, blocks_of, look
 from emo_core.evaluation.weights import SUMS
 from emo_data.errors import UserError
 from emo_data.features.faces import find_faces
-from emo_data.video import decode_clip
+from emo_data.video import decode_clip, probe
 
 
 class Inception(torch.nn.Module):
@@ -104,6 +104,9 @@ def test_lips_are_the_same_whatever_the_block(weights, eval_sample):
     later = extractors.sync.features(Block(pictures[12:], marks[12:], np.ones(8, bool), 4))
     assert np.isnan(whole[:4]).all() and np.isfinite(whole[4:]).all()
     assert later == pytest.approx(whole[16:])
+    info = probe(eval_sample.clips[0])
+    rows = [extractors.sync.features(block) for block in blocks_of(info, info.at_rate(25), "pyav", tracks_faces=True)]
+    assert np.flatnonzero(np.isnan(np.concatenate(rows)[:, 0])).tolist() == [0, 1, 2, 3]
 
 
 def test_faces_are_upright_and_in_place(eval_sample):

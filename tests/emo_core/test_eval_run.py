@@ -8,17 +8,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from scipy import linalg
 
-from emo_core.evaluation.extractors import METRICS, Setup
+from emo_core.evaluation.expression import expression
+from emo_core.evaluation.extractors import METRICS, Setup, make
+from emo_core.evaluation.frechet import Features
 from emo_core.evaluation.pairs import find_pairs
 from emo_core.evaluation.run import alone, evaluate
+from emo_core.evaluation.watch import Job, blocks_of, look
 from emo_data.errors import UserError
+from emo_data.features.faces import find_faces
 from emo_data.features.pose import rotation_speed
 from emo_data.film import encode_video
 from emo_data.schema import FPS
 from emo_data.sound import read_sound
 from emo_data.synthetic.motion import rotation_matrices
-from emo_data.video import decode_clip
+from emo_data.video import decode_clip, probe
 from flows import cli
 
 KEYS = {"fid", "fvd", "sync_confidence", "sync_offset", "fsim", "efid", "velocity_mean", "velocity_variance", "vmv"}
@@ -83,6 +88,42 @@ def test_another_methods_videos_need_no_new_names(method, eval_sample):
     assert copied.generated == copied.truth
     assert blurred.portrait_file.endswith("portrait.png") and blurred.generated.fsim < blurred.truth.fsim
     assert 0.5 < blurred.generated.region_containment <= 1
+
+
+def test_the_sums_are_those_of_all_features(method, eval_sample):
+    """By scipy, from the features of all frames at once."""
+    report = scored(method / "list.jsonl", None, ("fid", "efid"))
+    extractors = make(Setup(("fid", "efid")))
+    made = [look(Job(str(method / name)), extractors).features for name in ("out-17.mp4", "out-4.mp4")]
+    true = [look(Job(str(clip)), extractors).features for clip in eval_sample.clips]
+    for metric in ("fid", "efid"):
+        sides = [np.concatenate([one[metric] for one in side]).astype(np.float64) for side in (made, true)]
+        covariances = [np.cov(side.T) for side in sides]
+        root = np.real(linalg.sqrtm(covariances[0] @ covariances[1]))
+        step = sides[0].mean(0) - sides[1].mean(0)
+        assert report.metrics[metric] == pytest.approx(step @ step + np.trace(sum(covariances) - 2 * root), rel=1e-3)
+
+
+def test_expression_distance_grows_with_noise_on_the_landmarks(eval_sample):
+    info = probe(eval_sample.clips[0])
+    blocks = list(blocks_of(info, info.at_rate(FPS), "pyav", tracks_faces=True))
+    landmarks = np.concatenate([block.landmarks[block.before :] for block in blocks])
+    noise = np.random.default_rng(0).normal(size=landmarks.shape)
+    found = []
+    for pixels in (0, 0.25, 0.5, 1, 2, 4):
+        features = Features()
+        features.add("truth", expression(landmarks, info.width, info.height))
+        features.add("generated", expression(landmarks + pixels * noise, info.width, info.height))
+        found.append(features.distance().value)
+    assert found[0] < 1e-6 and np.all(np.diff(found) > 0)
+
+
+def test_a_turned_head_is_no_expression(eval_sample):
+    """The same face, turned and moved: its distances stay."""
+    points = find_faces(decode_clip(eval_sample.clips[0].read_bytes())[0])[0].landmarks.astype(np.float64)
+    turned = (points - points[6]) @ rotation_matrices(np.array([[15.0, 8.0, 10.0]]))[0].T * 1.3 + points[6]
+    straight, other = (expression(one[None], 192, 192)[0] for one in (points, turned))
+    assert other == pytest.approx(straight, rel=0.02, abs=0.2)
 
 
 def test_ray_gives_the_same_report(method):
