@@ -26,7 +26,8 @@ def ray_hands(workers: int, address: str = "local") -> HandsOf:
     def hands(setup: Setup) -> Iterator[Hands]:
         with connected(address, workers):
             # A file may kill a worker: it is started again and tries once more, then the file is what is wrong.
-            actor = ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=1)(_Watcher)
+            shared = 0 if setup.device == "cpu" else 1 / workers
+            actor = ray.remote(num_cpus=1, num_gpus=shared, max_restarts=-1, max_task_retries=1)(_Watcher)
             yield lambda jobs: _in_order([actor.remote(setup) for _ in range(workers)], jobs)
 
     return hands

@@ -12,7 +12,7 @@ from emo_core.evaluation.pairs import Pair
 from emo_core.evaluation.report import KEYS, ClipReport, Report, Side
 from emo_core.evaluation.watch import LEAST_FACES, Seen, Unseen
 
-FRÉCHET = ("fid", "fvd", "efid")
+DISTANCES = ("fid", "fvd", "efid")
 LONGER = 0.1
 """Not in the paper: a generated video whose length differs by a larger share from its truth's belongs to another."""
 SAME_SOUND = 0.3
@@ -25,7 +25,7 @@ class Tally:
 
     def __init__(self, metrics: tuple[str, ...]) -> None:
         self._metrics = metrics
-        self._features = {metric: Features() for metric in metrics if metric in FRÉCHET}
+        self._features = {metric: Features() for metric in metrics if metric in DISTANCES}
         self._speeds = {side: np.zeros(len(SPEED_EDGES) - 1, np.int64) for side in ("generated", "truth")}
         self._clips: list[ClipReport] = []
         self._counted_truth: dict[str, set[str]] = {}
@@ -67,7 +67,7 @@ class Tally:
         for metric in KEYS:
             if metric not in self._metrics:
                 found, reason = {}, "not asked for"
-            elif metric in FRÉCHET:
+            elif metric in DISTANCES:
                 try:
                     samples[metric] = self._features[metric].distance()
                     found, reason = {metric: samples[metric].value}, ""
@@ -79,9 +79,9 @@ class Tally:
                 metrics[key] = found.get(key)
                 if metrics[key] is None:
                     reasons[key] = reason or _REASONS.get(key, "no clip gave it")
-        truth = {
-            key: value for m in self._metrics if m not in FRÉCHET for key, value in _mean(m, clips, "truth")[0].items()
-        }
+        truth = dict[str, float | None]()
+        for metric in self._metrics:
+            truth |= {} if metric in DISTANCES else _mean(metric, clips, "truth")[0]
         counted = {metric: sum(metric not in clip.left_out for clip in clips) for metric in self._metrics}
         frames = {side: counts.tolist() for side, counts in self._speeds.items()}
         return Report(

@@ -169,7 +169,7 @@ def _judged(extractors: Extractors, lips: np.ndarray, sound: np.ndarray | None) 
 
 
 def _portrait(path: Path, extractors: Extractors) -> Seen | Unseen:
-    """A picture as a video of one frame."""
+    """A picture as a video of one frame: what F-SIM needs of it."""
     from emo_core.inference.preprocess import NoPicture, read_picture  # which brings diffusers along
 
     try:
@@ -181,7 +181,7 @@ def _portrait(path: Path, extractors: Extractors) -> Seen | Unseen:
         return Unseen(f"{path}: shows no face")
     height, width = picture.shape[:2]
     block = Block(picture[None], faces[0].landmarks[None], np.ones(1, bool), 0)
-    features = {m: one.features(block) for m, one in extractors.of_pictures.items() if m not in ("fid", "fvd")}
+    features = {"fsim": extractors.of_pictures["fsim"].features(block)}
     return Seen(
         frames=1,
         width=width,

@@ -35,7 +35,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Generated videos against ground truth: FID, FVD, sync, F-SIM, E-FID, head motion."""
-    from emo_core.evaluation.extractors import Setup, checked
+    from emo_core.evaluation.extractors import STANDARD, Setup, checked
     from emo_core.evaluation.pairs import find_pairs
     from emo_core.evaluation.run import HandsOf, alone, evaluate
     from emo_core.evaluation.write import check_out, write_report
@@ -65,7 +65,9 @@ def evaluate(
         + (f"   {report.reasons[key]}" if value is None else _side_note(report.ground_truth.get(key)))
         for key, value in report.metrics.items()
     ]
-    lines += [f"{one['name']} for {what}" for what, one in report.extractors.items()]
+    for what, one in report.extractors.items():
+        lack = None if one["standard"] else STANDARD.get(what)
+        lines.append(f"{what}: {one['name']}" + (f", for want of {lack.file} ({lack.source})" if lack else ""))
     lines += [f"written: {', '.join(str(file) for file in files)}"]
     for clip in report.troubled:
         print(f"problem: {clip.name}: {'; '.join(clip.problems)}", file=sys.stderr)
@@ -80,7 +82,7 @@ def _side_note(truth: float | None) -> str:
 
 @bench.command(name="evaluate")
 def bench_evaluate(
-    clips: Annotated[int, typer.Option(min=1, help="Pairs of videos that are scored.")] = 20,
+    clips: Annotated[int, typer.Option(min=4, help="Pairs of videos that are scored.")] = 20,
     seconds: Annotated[float, typer.Option(min=2, help="Length of each.")] = 4.0,
     size: Annotated[int, typer.Option(min=128, help="Pixels per side.")] = 512,
     weights: Annotated[Path | None, typer.Option(metavar="DIR", help="As of `emo evaluate`.")] = None,
