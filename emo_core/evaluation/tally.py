@@ -34,7 +34,8 @@ class Tally:
         """The outcomes of a pair. portrait: None where the manifest names none."""
         clip = _clip(pair)
         self._clips.append(clip)
-        found = [one.problem for one in (generated, truth, portrait) if isinstance(one, Unseen)]
+        looked = {"generated": generated, "truth": truth, "portrait": portrait}
+        found = [f"{side}: {one.problem}" for side, one in looked.items() if isinstance(one, Unseen)]
         if isinstance(generated, Seen) and isinstance(truth, Seen):
             found += _mismatch(pair, generated, truth)
         clip.problems += found

@@ -104,9 +104,10 @@ def _watched(info: VideoInfo, decoder: Decoder, job: Job, extractors: Extractors
         return Unseen(f"{info.path}: none of its pictures can be decoded")
     known = np.isfinite(landmarks[:, 0, 0])
     speed = speeds(landmarks, info.width, info.height) if known.any() else np.full(len(grid), np.nan, np.float32)
-    sound, sync, reason = _sound(info, job, len(grid)), None, ""
+    sync = None
+    sound, reason = _sound(info, job, len(grid))
     if extractors.sync is not None:
-        sync, reason = _judged(extractors, np.concatenate(lips), sound)
+        sync, reason = _judged(extractors, np.concatenate(lips), sound, reason)
     points = landmarks[..., :2] / np.array([info.width, info.height], np.float32)
     return Seen(
         frames=len(grid),
@@ -149,19 +150,24 @@ def blocks_of(info: VideoInfo, grid: np.ndarray, decoder: Decoder, tracks_faces:
             yield last
 
 
-def _sound(info: VideoInfo, job: Job, frames: int) -> np.ndarray | None:
-    """float32 (S,) of the video, else of the sound that it was made for; None where there is none."""
-    if info.has_sound:
-        return sound_between(info.path, float(info.times[0]), frames / FPS)
-    if job.sound is not None:
-        return sound_between(Path(job.sound), None, frames / FPS)
-    return None
+def _sound(info: VideoInfo, job: Job, frames: int) -> tuple[np.ndarray | None, str]:
+    """float32 (S,) of the video, else of the sound that it was made for; where there is none, why."""
+    if not info.has_sound and job.sound is None:
+        return None, "it has no sound"
+    try:
+        if info.has_sound:
+            return sound_between(info.path, float(info.times[0]), frames / FPS), ""
+        return sound_between(Path(str(job.sound)), None, frames / FPS), ""
+    except Unreadable as error:
+        return None, f"{info.path if info.has_sound else job.sound}: {error}"
 
 
-def _judged(extractors: Extractors, lips: np.ndarray, sound: np.ndarray | None) -> tuple[SyncScore | None, str]:
+def _judged(
+    extractors: Extractors, lips: np.ndarray, sound: np.ndarray | None, reason: str
+) -> tuple[SyncScore | None, str]:
     assert extractors.sync is not None
     if sound is None:
-        return None, "it has no sound"
+        return None, reason
     try:
         return extractors.sync.judge(lips, sound), ""
     except ValueError as error:

@@ -79,9 +79,17 @@ def test_head_speeds_are_the_true_ones(with_itself, eval_sample):
     assert sum(with_itself.speed_frames["truth"]) == 200
 
 
-def test_another_methods_videos_need_no_new_names(method, eval_sample):
-    one, other = (scored(method / f"list.{ending}", None) for ending in ("jsonl", "parquet"))
-    assert one == other
+@pytest.fixture(scope="module")
+def of_method(method):
+    return scored(method / "list.jsonl", None)
+
+
+def test_every_manifest_says_the_same(method):
+    assert find_pairs(method / "list.jsonl", None) == find_pairs(method / "list.parquet", None)
+
+
+def test_another_methods_videos_need_no_new_names(of_method):
+    one = of_method
     assert [(clip.name, clip.identity) for clip in one.clips] == [("out-17", "person 17"), ("out-4", "person 4")]
     assert not one.troubled and one.metrics["fid"] > 0.01 and one.metrics["fvd"] > 0.01 and one.metrics["efid"] > 1e-3
     blurred, copied = one.clips
@@ -126,10 +134,10 @@ def test_a_turned_head_is_no_expression(eval_sample):
     assert other == pytest.approx(straight, rel=0.02, abs=0.2)
 
 
-def test_ray_gives_the_same_report(method):
+def test_ray_gives_the_same_report(method, of_method):
     from emo_core.evaluation.on_ray import ray_hands
 
-    assert scored(method / "list.jsonl", None, hands=ray_hands(2)) == scored(method / "list.jsonl", None)
+    assert scored(method / "list.jsonl", None, hands=ray_hands(2)) == of_method
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +180,20 @@ def test_what_is_wrong_is_said_for_each_clip(troubled):
     assert report.metrics["efid"] < 1e-6 and report.metrics["fid"] > 0.1
     assert report.metrics["vmv"] is None and "one clip" in report.reasons["vmv"]
     assert report.metrics["fsim"] is None and report.reasons["fsim"] == "not asked for"
+
+
+def test_a_video_without_sound_has_pictures(eval_sample, tmp_path):
+    """Its lips are set against the sound that it was made for, or against none."""
+    clip, other = eval_sample.clips
+    encode_video(tmp_path / "silent.mp4", decode_clip(clip.read_bytes()), FPS)
+    shutil.copy(other, tmp_path / "fine.mp4")
+    for truth, judged in ((clip, True), (tmp_path / "silent.mp4", False)):
+        rows = [{"generated": "silent.mp4", "truth": str(truth)}, {"generated": "fine.mp4", "truth": str(other)}]
+        (tmp_path / "list.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+        report = scored(tmp_path / "list.jsonl", None, ("fid", "sync"))
+        silent = report.clips[1]
+        assert report.counted == {"fid": 2, "sync": 1 + judged}
+        assert (silent.generated.sync_offset is not None) == judged and bool(silent.problems) != judged
 
 
 def emo(capfd, *words):
