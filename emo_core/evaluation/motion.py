@@ -56,15 +56,16 @@ def motion_of(landmarks: np.ndarray, speed: np.ndarray, width: int, height: int)
     )
 
 
-def velocities(videos: Sequence[Motion]) -> Velocities:
+def velocities(means: Sequence[float], variances: Sequence[float]) -> Velocities:
     """EMO Table 2: the mean of the videos' mean velocities, the mean of the variances within them, the variance of the
-    means (VMV; None for one video). Not in the paper: every video counts alike, and variances are over N.
+    means (VMV; None for one video). means, variances: of the speeds in each video, at least one.
+
+    Not in the paper: every video counts alike, and variances are over N.
     """
-    means = np.array([video.velocity_mean for video in videos])
     return Velocities(
-        velocity_mean=float(means.mean()),
-        velocity_variance=float(np.mean([video.velocity_variance for video in videos])),
-        vmv=float(means.var()) if len(means) > 1 else None,
+        velocity_mean=float(np.mean(means)),
+        velocity_variance=float(np.mean(variances)),
+        vmv=float(np.var(means)) if len(means) > 1 else None,
     )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from emo_core.evaluation.extractors import FACELESS
 from emo_core.evaluation.frechet import Distance, Features
 from emo_core.evaluation.identity import similarity
-from emo_core.evaluation.motion import SPEED_EDGES, Motion, containment, histogram, union, velocities
+from emo_core.evaluation.motion import SPEED_EDGES, containment, histogram, union, velocities
 from emo_core.evaluation.pairs import Pair
 from emo_core.evaluation.report import KEYS, ClipReport, Report, Side
 from emo_core.evaluation.watch import LEAST_FACES, Seen, Unseen
@@ -185,7 +185,8 @@ def likeness(one: np.ndarray, other: np.ndarray) -> float:
     from scipy.signal import correlate
 
     one, other = (sound.astype(np.float64) - sound.mean(dtype=np.float64) for sound in (one, other))
-    return float(np.abs(correlate(one, other, method="fft")).max() / (np.linalg.norm(one) * np.linalg.norm(other)))
+    loudest = max(float(np.linalg.norm(one) * np.linalg.norm(other)), 1e-12)
+    return float(np.abs(correlate(one, other, method="fft")).max()) / loudest
 
 
 def _reference(truth: Seen, portrait: Seen | None) -> np.ndarray | None:
@@ -203,14 +204,9 @@ def _mean(metric: str, clips: list[ClipReport], side: str) -> tuple[dict[str, fl
         if values:
             found[key] = float(np.median(values) if key == "sync_offset" else np.mean(values))
     if metric == "motion" and found:
-        moves = [
-            Motion(
-                velocity_mean=one.velocity_mean, velocity_variance=one.velocity_variance, travel_across=0, travel_down=0
-            )
-            for one in told
-            if one.velocity_mean is not None and one.velocity_variance is not None
-        ]
-        found |= velocities(moves).model_dump()
+        moving = [one for one in told if one.velocity_mean is not None]
+        means, variances = ([getattr(one, key) for one in moving] for key in ("velocity_mean", "velocity_variance"))
+        found |= velocities(means, variances).model_dump()
     return found, "" if told else "no clip counts: see their problems"
 
 
