@@ -17,6 +17,8 @@ import psutil
 
 from emo_core.inference.generate import Request, generate, load_pipeline
 from emo_core.inference.sampling import Sampling
+from emo_data.schema import SAMPLE_RATE
+from emo_data.sound import read_sound, write_sound
 from tests.emo_core.runs import CPU
 
 QUICK = {"steps": "1", "guidance": "1"}
@@ -101,6 +103,14 @@ def inputs(folder: Path) -> dict[str, tuple[str, bytes]]:
         name: (name, (folder / file).read_bytes())
         for name, file in (("portrait", "portrait.png"), ("audio", "voice.wav"))
     }
+
+
+def short(files: dict[str, tuple[str, bytes]], folder: Path) -> dict[str, tuple[str, bytes]]:
+    """With the first 0.4 s of the voice: of many jobs the number counts."""
+    whole, cut = folder / "whole.wav", folder / "cut.wav"
+    whole.write_bytes(files["audio"][1])
+    write_sound(cut, read_sound(whole)[: 4 * SAMPLE_RATE // 10])
+    return files | {"audio": ("audio", cut.read_bytes())}
 
 
 def undisturbed(folder: Path, out: Path, steps: int, seed: int) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from emo_core.serving import on_ray
 from emo_core.serving.wish import Wish
 from flows.cli import run
-from tests.emo_core.served import QUICK, Served, burst, inputs, nothing_is_lost_or_made_twice, undisturbed
+from tests.emo_core.served import QUICK, Served, burst, inputs, nothing_is_lost_or_made_twice, short, undisturbed
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def test_whatever_is_killed_every_accepted_job_becomes_its_video(model_folder, f
             served.die()
 
 
-def test_of_a_burst_nothing_is_lost_and_nothing_made_twice(served, files):
-    first, jobs = burst(served, files, 40)
+def test_of_a_burst_nothing_is_lost_and_nothing_made_twice(served, files, tmp_path):
+    first, jobs = burst(served, short(files, tmp_path), 40)
     assert first[202] >= 8 and first[202] + first[429] == 40
     nothing_is_lost_or_made_twice(served, jobs)
 
