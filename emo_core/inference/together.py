@@ -57,7 +57,7 @@ class Together:
                 self._changed.wait(_PATIENCE / 4)
             crew = [] if mine.found.done() else self._crew(mine)
         if len(crew) > 1:
-            self._computes.submit(self._compute, crew)  # who is ended leaves the others to it
+            self._computes.submit(self._compute, crew)  # who is cancelled leaves the others to it
         elif crew:
             self._compute(crew)
         return mine.found.result()

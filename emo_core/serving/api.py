@@ -101,10 +101,15 @@ _OUTSIDE: dict[int | str, dict[str, Any]] = {
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     **_OUTSIDE,
     400: {"model": Problem, "description": "not a request of this kind"},
+    408: {"model": Problem, "description": "the request stopped in the middle"},
     413: {"model": Problem, "description": "a file is too large, or its sound too long"},
     415: {"model": Problem, "description": "the portrait is no picture"},
     422: {"model": Problem, "description": "something is wrong with the portrait, the sound or a field"},
     429: {"model": Problem, "description": "full; Retry-After says when to ask again"},
+}
+_NO_VIDEO: dict[int | str, dict[str, Any]] = {
+    404: {"model": Problem, "description": "no such job, or no longer"},
+    409: {"model": Problem, "description": "it failed, was cancelled, or is not done"},
 }
 _WATCHED: dict[int | str, dict[str, Any]] = {429: _PROBLEMS[429]}
 _UNKNOWN: dict[int | str, dict[str, Any]] = {
@@ -114,7 +119,7 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(service: Service, token: str | None) -> FastAPI:
-    """token: what a client must show; None lets everybody in, which suits the loopback alone."""
+    """token: what a client must show; None lets in who asks from this machine, see `emo_core.serving.gate`."""
     # Its description needs no network either.
     app = FastAPIOffline(
         title="Open EMO",
@@ -147,7 +152,7 @@ def create_app(service: Service, token: str | None) -> FastAPI:
         """Have a video made. The answer comes at once; `GET /v1/jobs/{id}` tells how far it is."""
         return Status.of(await service.submit(asked.portrait, asked.audio, asked.wish(), key))
 
-    @app.post("/v1/videos", responses={200: _MP4, **_PROBLEMS}, response_class=FileResponse, **guarded)
+    @app.post("/v1/videos", responses={200: _MP4, **_PROBLEMS, **_NO_VIDEO}, response_class=FileResponse, **guarded)
     async def make(
         request: Request, asked: Annotated[Asked, Form(media_type="multipart/form-data")], key: Key = None
     ) -> Response:
@@ -192,7 +197,7 @@ def create_app(service: Service, token: str | None) -> FastAPI:
 
     @app.get(
         "/v1/jobs/{job}/video",
-        responses={200: _MP4, 409: {"model": Problem, "description": "it is not done"}, **_UNKNOWN},
+        responses={200: _MP4, **_UNKNOWN, **_NO_VIDEO},
         response_class=FileResponse,
         **guarded,
     )
@@ -218,7 +223,7 @@ def create_app(service: Service, token: str | None) -> FastAPI:
         await service.cancel(job)
         return Status.of(_existing(service, job))
 
-    @app.get("/v1/samples/{name}", responses=_UNKNOWN, response_class=FileResponse, **guarded)
+    @app.get("/v1/samples/{name}", responses=_UNKNOWN | {422: _PROBLEMS[422]}, response_class=FileResponse, **guarded)
     async def sample(name: Literal["portrait.png", "voice.wav"]) -> Response:
         """A portrait and a voice to try it with, made in code."""
         return FileResponse(await service.sample(name))
@@ -254,10 +259,13 @@ _MP4: dict[str, Any] = {"content": {"video/mp4": {}}, "description": "the video"
 _EVENTS: dict[str, Any] = {"content": {"text/event-stream": {}}, "description": "states of the job, as JSON"}
 
 
+_GONE = "there is no such job, or no longer"
+
+
 def _existing(service: Service, job: str) -> Job:
     found = service.get(job)
     if found is None:
-        raise HTTPException(404, "there is no such job, or no longer")
+        raise HTTPException(404, _GONE)
     return found
 
 
@@ -266,6 +274,8 @@ def _video(service: Service, job: Job) -> Response:
         raise HTTPException(409, f"it failed: {job.error}")
     if job.state != State.DONE:
         raise HTTPException(409, f"it is {job.state}")
+    if not service.video(job).exists():
+        raise HTTPException(404, _GONE)
     return FileResponse(service.video(job), media_type="video/mp4", filename=f"{job.id}.mp4")
 
 

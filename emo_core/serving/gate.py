@@ -1,5 +1,6 @@
 """What is looked at before a request's body is read: who asks, from where, how often, and how much they send."""
 
+import asyncio
 import contextlib
 import hmac
 import logging
@@ -21,6 +22,8 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _WATCHED = ("/events", "/stream")
 _WATCHERS = 500
 """Of the requests that a front answers at a time, those that stay."""
+_SILENCE = 60
+"""Seconds in which something of a body must come."""
 _CLIENTS = 10_000
 """Of whom is remembered when they came last."""
 
@@ -87,12 +90,12 @@ class Gate:
             shown = head.get("authorization", "").encode()
             if not hmac.compare_digest(shown, f"Bearer {self._rules.token}".encode()):
                 return _said(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
-        if self._watchers > _WATCHERS:
+        if path.endswith(_WATCHED) and self._watchers > _WATCHERS:
             return full()
-        length = head.get("content-length", "0")
-        if length.isdecimal() and int(length) > self._rules.most:
-            return self._too_much()
         if scope["method"] == "POST":
+            length = head.get("content-length", "0")
+            if length.isdecimal() and int(length) > self._rules.most:
+                return self._too_much()
             wait = self._rate.wait((scope.get("client") or ("",))[0])
             if wait:
                 return full(math.ceil(wait), "too many requests in a minute; ask again later")
@@ -100,8 +103,8 @@ class Gate:
         return None
 
     async def _counting(self, scope: Message, receive: Receive, send: Send) -> None:
-        """A body that is larger than any that is taken ends before it fills the disk."""
-        size, answered, most = 0, False, self._rules.most
+        """A body that is larger than any that is taken ends before it fills the disk; for one that stops nobody waits."""
+        size, answered, refusal = 0, False, None
         reads = scope["method"] == "POST"
         self._bodies += reads
 
@@ -111,28 +114,34 @@ class Gate:
             reads = False
 
         async def counted() -> Message:
-            nonlocal size
-            message = await receive()
+            nonlocal size, refusal
+            try:
+                async with asyncio.timeout(_SILENCE if reads else None):
+                    message = await receive()
+            except TimeoutError:
+                refusal = _said(408, f"nothing came for {_SILENCE} s; send it again")
+                raise _Ended from None
             size += len(message.get("body", b""))
-            if size > most:
-                raise _TooMuch
+            if size > self._rules.most:
+                refusal = self._too_much()
+                raise _Ended
             if not message.get("more_body"):
                 has_read()
             return message
 
         async def watched(message: Message) -> None:
             nonlocal answered
-            if size <= most:  # else it is what the framework makes of _TooMuch
+            if refusal is None:  # else it is what the framework makes of _Ended
                 answered = True
                 await send(message)
 
         try:
-            with contextlib.suppress(_TooMuch):
+            with contextlib.suppress(_Ended):
                 await self._app(scope, counted, watched)
         finally:
             has_read()
-        if size > most and not answered:
-            await self._too_much()(scope, receive, send)
+        if refusal is not None and not answered:
+            await refusal(scope, receive, send)
 
     def _too_much(self) -> Response:
         return _said(413, f"more than {self._rules.most:,} bytes, the most that is taken here")
@@ -167,12 +176,17 @@ def full(after: int = 5, sentence: str = "full; ask again later") -> Response:
 def _from_here(head: Headers) -> bool:
     """No page of others, whose name may even lead here, asks through the browser of somebody at this machine."""
     host, origin = head.get("host", ""), head.get("origin")
-    return urlsplit(f"//{host}").hostname in _LOOPBACK and (origin is None or urlsplit(origin).netloc == host)
+    if head.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        return False
+    try:
+        return urlsplit(f"//{host}").hostname in _LOOPBACK and (origin is None or urlsplit(origin).netloc == host)
+    except ValueError:  # neither is an address
+        return False
 
 
 def _said(status: int, sentence: str, head: dict[str, str] | None = None) -> Response:
     return JSONResponse({"detail": sentence}, status, head)
 
 
-class _TooMuch(Exception):
-    pass
+class _Ended(Exception):
+    """A body of which no more is read."""

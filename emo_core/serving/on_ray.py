@@ -35,7 +35,7 @@ from emo_data.synthetic import write_trial
 
 _NEWS = 0.5
 """Seconds between two things that a maker tells of a job."""
-_TOO_LONG = 120
+_TOO_LONG = 60
 """Seconds that nothing takes to be looked at which is well: what takes longer has caught its process."""
 _NICE = 10
 """What answers goes before what computes."""
@@ -102,7 +102,7 @@ class Inspector:
 
     def check_health(self) -> None:
         """As Serve asks for it: an inspector that does not come back from a file is replaced by another."""
-        if any(time.monotonic() - since > _TOO_LONG for since in self._since.values()):
+        if any(time.monotonic() - since > _TOO_LONG for since in list(self._since.values())):
             raise TimeoutError(f"a file has been looked at for more than {_TOO_LONG} s")
 
     async def inspect(self, folder: str, wish: Wish, max_seconds: float) -> int:
@@ -122,10 +122,14 @@ class Inspector:
     async def _timed(self, work: Callable[..., Any], *given: Any) -> Any:
         mark = object()
         self._since[mark] = time.monotonic()
-        try:
-            return await asyncio.to_thread(work, *given)
-        finally:
-            del self._since[mark]
+
+        def timed() -> Any:
+            try:
+                return work(*given)
+            finally:  # here, for who asked may go away while the file is still looked at
+                del self._since[mark]
+
+        return await asyncio.to_thread(timed)
 
 
 class Makers:

@@ -100,6 +100,7 @@ class Service:
         self._one_sample = asyncio.Lock()
         self._jobs.mkdir(parents=True, exist_ok=True)
         self._journal = Journal(folder / JOURNAL)
+        self._disk_was_full = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._changes: dict[str, asyncio.Event] = {}
         self._arriving: set[str] = set()
@@ -184,10 +185,15 @@ class Service:
             return None
         if self._full(len(self._arriving)):
             return Busy()
-        if shutil.disk_usage(self._jobs).free < self.limits.free_bytes:
-            _LOG.warning("the disk is full", extra={"folder": str(self._jobs)})
-            return Busy(_LATER, "the disk of the service is full; ask again later")
-        return None
+        was_full, self._disk_was_full = (
+            self._disk_was_full,
+            shutil.disk_usage(self._jobs).free < self.limits.free_bytes,
+        )
+        if not self._disk_was_full:
+            return None
+        if not was_full:
+            _LOG.warning("the disk is nearly full", extra={"folder": str(self._jobs)})
+        return Busy(_LATER, "the disk of the service is full; ask again later")
 
     @contextmanager
     def _place(self, job: str) -> Iterator[Path]:
@@ -315,7 +321,7 @@ class Service:
             try:
                 await asyncio.to_thread(self._sweep)
             except (OSError, sqlite3.Error):
-                _LOG.exception("could not clear up; tries again")
+                _LOG.exception("could not look what is to be cleared up; tries again")
 
     def _sweep(self) -> None:
         """Forget jobs that have been over for long enough, and requests that were never accepted; what a job was made
@@ -330,10 +336,15 @@ class Service:
             if folder.name in arriving:
                 continue
             ended = ends.get(folder.name)
-            if folder.name in old or folder.name not in ends:
-                shutil.rmtree(folder)
-            elif ended is not None and ended < now - _LINGER:
-                _keep_the_video(folder)
+            try:
+                if folder.name in old or folder.name not in ends:
+                    shutil.rmtree(folder)
+                elif ended is not None and ended < now - _LINGER:
+                    _keep_the_video(folder)
+            except FileNotFoundError:
+                pass  # whoever refused the request, or was still at the job, cleared it up too
+            except OSError as error:  # the others are not to wait for this one
+                _LOG.warning("could not clear up; tries again", extra={"folder": str(folder), "reason": str(error)})
 
 
 def _keep_the_video(folder: Path) -> None:

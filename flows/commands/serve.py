@@ -24,6 +24,7 @@ def serve(
 ) -> None:
     """A portrait and a sound by HTTP, a video back: the endpoint on this machine, until it is interrupted."""
     import os
+    import sqlite3
     from pathlib import Path
 
     here = host in ("127.0.0.1", "localhost", "::1")
@@ -33,11 +34,15 @@ def serve(
     from emo_core.serving.on_ray import Settings, serve_here
     from emo_core.serving.service import Limits
 
-    folder = Path(jobs).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    Journal(folder / JOURNAL, patience=0).close()  # where another service has its jobs there, that is said now
+    models, folder = _named(model), Path(jobs).absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Said now, not by a process far away. What is left of a service that was killed lets go of it soon.
+        Journal(folder / JOURNAL, patience=10).close()
+    except (OSError, sqlite3.Error) as error:
+        raise UserError(f"--jobs {jobs}: cannot be used: {error}") from error
     settings = Settings(
-        models=_named(model),
+        models=models,
         folder=str(folder),
         device=str(choose_device(device)),
         makers=replicas,

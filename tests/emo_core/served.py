@@ -48,7 +48,9 @@ class Served:
             try:
                 if done():
                     return
-            except (httpx.HTTPError, ValueError):
+            except httpx.HTTPStatusError as error:
+                assert error.response.status_code == 503, error.response.text
+            except (httpx.TransportError, ValueError):
                 assert self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE, "the service ended"
             time.sleep(0.1)
         raise AssertionError("it did not come to be")
@@ -68,11 +70,15 @@ class Served:
         return front.memory_info().rss / 2**20
 
     def kill(self, name: str) -> None:
-        """The replicas of a deployment."""
-        found = [each for each in self.process.children(recursive=True) if f":{name}" in " ".join(_line(each))]
-        assert found, name
-        for each in found:
-            each.kill()
+        """The replicas of a deployment, as soon as there are any."""
+
+        def found() -> list[psutil.Process]:
+            return [each for each in self.process.children(recursive=True) if f":{name}" in " ".join(_line(each))]
+
+        self.wait(found, 60)
+        for each in found():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
     def die(self) -> None:
         """All of it, at once."""

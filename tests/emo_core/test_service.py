@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import re
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +29,7 @@ from emo_data.video import probe, read_pictures
 from tests.emo_core.conftest import psnr
 from tests.emo_core.runs import CPU
 
-LIMITS = Limits(queue=3, sound_seconds=4, short_seconds=3, portrait_bytes=2**20, sound_bytes=2**20)
+LIMITS = Limits(free_bytes=0, queue=3, sound_seconds=4, short_seconds=3, portrait_bytes=2**20, sound_bytes=2**20)
 QUICK = {"steps": "1", "guidance": "1"}
 
 
@@ -497,6 +498,42 @@ def test_a_full_disk_is_said_before_anything_is_read(models, files, tmp_path):
     run(work())
 
 
+def test_an_upload_that_stops_does_not_keep_others_from_theirs(models, files, tmp_path, monkeypatch):
+    async def work():
+        monkeypatch.setattr(gate_module, "_SILENCE", 0.2)
+        async with serving(tmp_path, models) as (client, _, _):
+
+            async def stopped():
+                yield b"--x"
+                await asyncio.sleep(60)
+
+            asked = [client.post("/v1/jobs", content=stopped(), headers=MULTIPART) for _ in range(3)]
+            assert [answer.status_code for answer in await asyncio.gather(*asked)] == [408] * 3
+            assert (await client.post("/v1/jobs", files=files, data=QUICK)).status_code == 202
+
+    run(work())
+
+
+def test_a_folder_that_cannot_be_cleared_does_not_keep_the_others(models, files, tmp_path, monkeypatch):
+    async def work():
+        async with serving(tmp_path, models) as (_, service, _):
+            for name in "abc":
+                (tmp_path / "jobs" / name).mkdir()
+            remove = shutil.rmtree
+
+            def stuck(path) -> None:
+                if path.name == "b":
+                    raise PermissionError("stuck")
+                remove(path)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(shutil, "rmtree", stuck)
+                service._sweep()
+            assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["b"]
+
+    run(work())
+
+
 async def unread():
     raise AssertionError("it was read")
     yield b""
@@ -559,6 +596,9 @@ def test_a_body_without_a_length_ends_where_it_is_too_long(models, tmp_path):
         {"Origin": "http://evil.example"},
         {"Origin": "http://localhost:1234"},
         {"Origin": "null"},
+        {"Host": "["},
+        {"Origin": "http://["},
+        {"Sec-Fetch-Site": "cross-site"},
     ],
 )
 def test_without_a_token_no_page_of_others_asks(models, files, tmp_path, head):

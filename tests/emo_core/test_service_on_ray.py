@@ -116,6 +116,7 @@ def test_the_portrait_of_another_is_looked_at_again(served, files):
         asked = [
             pool.submit(served.client.post, "/v1/portraits", files={"portrait": files["portrait"]}) for _ in "12345678"
         ]
+        served.wait(lambda: list((served.jobs / "jobs").glob("*/portrait")), 30)
         served.kill("inspector")
         assert [each.result().status_code for each in asked] == [200] * 8
 
@@ -129,11 +130,15 @@ def test_an_inspector_that_does_not_come_back_is_not_well(model_folder, files, t
         inspector = on_ray.Inspector({"small": str(model_folder / "model")})
         inspector.check_health()
         asked = asyncio.create_task(inspector.look(str(tmp_path), Wish()))
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.1)
+        asked.cancel()  # who asked went away, which does not free the inspector
+        await asyncio.sleep(0.4)
         with pytest.raises(TimeoutError):
             inspector.check_health()
         caught.set()
-        await asked
+        async with asyncio.timeout(10):
+            while inspector._since:
+                await asyncio.sleep(0.05)
         inspector.check_health()
 
     asyncio.run(work())
