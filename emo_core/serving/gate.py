@@ -103,7 +103,7 @@ class Gate:
         return None
 
     async def _counting(self, scope: Message, receive: Receive, send: Send) -> None:
-        """A body that is larger than any that is taken ends before it fills the disk; for one that stops nobody waits."""
+        """A body that is larger than any that is taken ends before it fills the disk; one that stops is let go."""
         size, answered, refusal = 0, False, None
         reads = scope["method"] == "POST"
         self._bodies += reads

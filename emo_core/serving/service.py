@@ -25,6 +25,8 @@ _PATIENCE = 0.5
 """Seconds between two looks at what grows, where nobody says that it has."""
 _LINGER = 60
 """Seconds after a job's end in which somebody may still look at what it was made of."""
+_AFTER = 5
+"""Seconds after which a client may ask again when all is full."""
 _LATER = 60
 """Seconds after which a client may ask again when the disk is full."""
 _ATTEMPTS = 5
@@ -79,9 +81,9 @@ class Hands(Protocol):
 class Busy(Exception):
     """Too much is going on; `after` seconds from now it may be different. `str` is a sentence for the client."""
 
-    def __init__(self, after: int = 5, sentence: str = "full; ask again later") -> None:
+    def __init__(self, sentence: str = "full; ask again later", after: int | None = None) -> None:
         super().__init__(sentence)
-        self.after = after
+        self.after = _AFTER if after is None else after
 
 
 class Service:
@@ -193,7 +195,7 @@ class Service:
             return None
         if not was_full:
             _LOG.warning("the disk is nearly full", extra={"folder": str(self._jobs)})
-        return Busy(_LATER, "the disk of the service is full; ask again later")
+        return Busy("the disk of the service is full; ask again later", _LATER)
 
     @contextmanager
     def _place(self, job: str) -> Iterator[Path]:
