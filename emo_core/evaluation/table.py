@@ -66,7 +66,7 @@ def _table_1(report: Report) -> str:
     ours = {_KEYS[m]: report.metrics[_KEYS[m]] if m in standard else None for m in _KEYS}
     truth = {_KEYS[m]: report.ground_truth.get(_KEYS[m]) if m in standard else None for m in _KEYS}
     rows = [_line("**here**, ground truth", truth), _line("**here**", ours)]
-    head = _head(["method", *_COLUMNS])
+    head = head_of(["method", *_COLUMNS])
     halves = [
         f"### {name}\n\n{head}\n" + "\n".join([*(_line(row.method, row._asdict()) for row in half), *rows])
         for name, half in (
@@ -86,15 +86,15 @@ def _offline(report: Report) -> str:
     if not offline:
         return ""
     rows = [
-        f"| {metric} | {report.extractors[metric]['name']} | {_number(report.metrics[_KEYS[metric]])} "
-        f"| {_number(report.ground_truth.get(_KEYS[metric]))} |"
+        f"| {metric} | {report.extractors[metric]['name']} | {number(report.metrics[_KEYS[metric]])} "
+        f"| {number(report.ground_truth.get(_KEYS[metric]))} |"
         for metric in offline
     ]
     note = (
         "**These are not the paper's metrics**: extractors that need no download measured them. They compare videos "
         "that were scored with the same extractors, and with nothing in the tables above."
     )
-    head = _head(["metric", "extractor", "generated", "ground truth"])
+    head = head_of(["metric", "extractor", "generated", "ground truth"])
     return "\n\n".join(["## By offline extractors", note, "\n".join([head, *rows])])
 
 
@@ -102,10 +102,10 @@ def _table_2(report: Report) -> str:
     if "motion" not in report.counted:
         return ""
     keys = ("velocity_mean", "velocity_variance", "vmv")
-    lines = [_cells([name, *(f"{number:.3f}" for number in numbers)]) for name, *numbers in SPEEDS]
+    lines = [cells([name, *map(number, numbers)]) for name, *numbers in SPEEDS]
     for name, found in (("**here**, ground truth", report.ground_truth), ("**here**", report.metrics)):
-        lines.append(_cells([name, *(_number(found.get(key)) for key in keys)]))
-    head = _head(["videos", "mean velocity", "velocity variance", "VMV"])
+        lines.append(cells([name, *(number(found.get(key)) for key in keys)]))
+    head = head_of(["videos", "mean velocity", "velocity variance", "VMV"])
     note = (
         "Degrees per frame at 25 fps, by MediaPipe's landmarks, smoothed over 7 frames; the paper does not say how it "
         "smooths."
@@ -123,16 +123,19 @@ def _troubles(report: Report) -> str:
 
 def _line(method: str, numbers: dict[str, float | None]) -> str:
     places = {metric: 3 if metric == "efid" else 2 for metric in _COLUMNS.values()}  # as the paper
-    return _cells([method, *(_number(numbers.get(_KEYS[metric]), places[metric]) for metric in places)])
+    return cells([method, *(number(numbers.get(_KEYS[metric]), places[metric]) for metric in places)])
 
 
-def _number(value: float | None, places: int = 3) -> str:
+def number(value: float | None, places: int = 3) -> str:
+    """A cell's text; a dash for what is not known."""
     return "–" if value is None else f"{value:.{places}f}"
 
 
-def _head(names: list[str]) -> str:
-    return _cells(names) + "\n" + _cells(["---"] * len(names))
+def head_of(names: list[str]) -> str:
+    """A table's first two lines."""
+    return cells(names) + "\n" + cells(["---"] * len(names))
 
 
-def _cells(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def cells(texts: list[str]) -> str:
+    """A line of a table."""
+    return f"| {' | '.join(texts)} |"

@@ -16,6 +16,8 @@ _CENTRE = np.array([225.0, 104.0])
 _FACE_MIDDLE_X = 224.0
 _JAW_SPAN = (100.0, 178.0)
 """Rows of the photograph between which a jaw grows wider: eyes to chin."""
+_DRAWN = 1604
+"""Seed of the identities that are drawn."""
 
 
 class Tint(NamedTuple):
@@ -96,6 +98,26 @@ LOOKS = (
         wall=(116, 158, 168),
     ),
 )
+
+
+def looks_of(count: int) -> list[Look]:
+    """The first `count` identities: those of LOOKS, then ones drawn by their number, the same every time."""
+    return [LOOKS[number] if number < len(LOOKS) else _drawn(number) for number in range(count)]
+
+
+def _drawn(number: int) -> Look:
+    rng = np.random.default_rng([_DRAWN, number])
+    return Look(
+        f"look{number}",
+        width=rng.uniform(0.94, 1.09),
+        height=rng.uniform(0.96, 1.05),
+        jaw=rng.uniform(-0.09, 0.13),
+        mirror=bool(rng.integers(2)),
+        skin=Tint(rng.uniform(0.58, 1.06), rng.uniform(0.85, 1.2), rng.uniform(0, 6), rng.uniform(-4, 4)),
+        hair=Tint(rng.uniform(0.34, 1.2), rng.uniform(0.2, 1.1), rng.uniform(-2, 20), rng.uniform(-5, 12)),
+        garment=Tint(rng.uniform(0.7, 1.2), rng.uniform(0.5, 1.0), rng.uniform(-30, 30), rng.uniform(-40, 40)),
+        wall=tuple((rng.integers(110, 190) + rng.integers(-30, 31, 3)).tolist()),
+    )
 
 
 class Layers(NamedTuple):

@@ -31,11 +31,14 @@ def rotation_matrices(angles: np.ndarray) -> np.ndarray:
 def head_motion(seed: int | Sequence[int], frames: int, speed: float) -> np.ndarray:
     """(F, 3) yaw, pitch, roll in degrees whose mean speed is about `speed` degrees per frame, rests included.
 
-    A calm head takes small turns, a lively one large ones; every turn is followed by a rest.
+    A calm head takes small turns, a lively one large ones; every turn is followed by a rest. At speed 0 it keeps its
+    first pose.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(1,)))  # the voice of `seed` draws its own
     reach = np.clip(0.35 + 0.75 * speed, 0.4, 1.0)
     pose = rng.uniform(-0.5, 0.5, 3) * LIMITS * reach
+    if speed == 0:
+        return np.repeat(pose[None], frames, axis=0)
     path = [pose] * int(rng.integers(2, 6))
     while len(path) < frames:
         target = rng.uniform(-1, 1, 3) * LIMITS * reach

@@ -12,15 +12,15 @@ import numpy as np
 from emo_data.errors import UserError
 from emo_data.film import encode_video
 from emo_data.schema import FPS, SAMPLE_RATE
-from emo_data.sound import write_sound
+from emo_data.synthetic.cast import write_trial_of
 from emo_data.synthetic.head import Head
-from emo_data.synthetic.look import LOOKS, Look
+from emo_data.synthetic.look import LOOKS, Look, looks_of
 from emo_data.synthetic.motion import head_motion
-from emo_data.synthetic.voice import FULL_LOUDNESS, synthesise_speech, synthesise_voice
-from emo_data.whole import whole_file
+from emo_data.synthetic.voice import FULL_LOUDNESS, synthesise_speech
 
 SPEEDS = (0.2, 1.5)
 """Degrees per frame: mean head speeds of the calmest and the liveliest clip."""
+MOST_LOOKS = 1000
 OPEN_MOUTH = 0.18
 """Lip distance over the face height at rest at full loudness."""
 _INERTIA = (0.25, 0.5, 0.25)
@@ -28,7 +28,7 @@ _INERTIA = (0.25, 0.5, 0.25)
 VERSION = 2
 """Rises with every change of what the same seed gives."""
 
-_TRAINING, _HELD_OUT, _VOICE = 0, 1, 2
+_TRAINING, _HELD_OUT = 0, 1
 _WRITTEN = {"clips", "held_out", "truth.json", "sample.json"}
 
 
@@ -91,7 +91,7 @@ def write_sample(
         shutil.rmtree(leftover, ignore_errors=True)
     try:
         _make_folder(partial)
-        _fill(partial, clips, seconds, seed, LOOKS[:looks], size, on_progress)
+        _fill(partial, clips, seconds, seed, looks_of(looks), size, on_progress)
         (partial / "sample.json").write_text(json.dumps(parameters))
         if folder.exists():
             folder.rename(earlier)
@@ -115,8 +115,8 @@ def _check(folder: Path, clips: int, seconds: float, seed: int, looks: int, size
         raise UserError(f"--seconds {seconds}: at least 1")
     if seed < 0:
         raise UserError(f"--seed {seed}: 0 or more")
-    if not 1 <= looks <= len(LOOKS):
-        raise UserError(f"--looks {looks}: 1 to {len(LOOKS)}")
+    if not 1 <= looks <= MOST_LOOKS:
+        raise UserError(f"--looks {looks}: 1 to {MOST_LOOKS}")
     if size < 64 or size % 2:
         raise UserError(f"size {size}: an even number of pixels, at least 64")
     if folder.exists() and not folder.is_dir():
@@ -170,20 +170,7 @@ def _fill(
         if on_progress is not None:
             on_progress(done + 1, len(plan))
     (folder / "truth.json").write_text(json.dumps(truth))
-    _write_trial(folder / "held_out", heads[looks[0].name], seed, 20)
-
-
-def write_trial(folder: Path, seconds: float = 8, size: int = 512) -> None:
-    """portrait.png and voice.wav to try a model with, each whole or not at all; the folder is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_trial(folder, Head(LOOKS[0], size), 0, seconds)
-
-
-def _write_trial(folder: Path, head: Head, seed: int, seconds: float) -> None:
-    with whole_file(folder / "voice.wav") as unfinished:
-        write_sound(unfinished, synthesise_voice([seed, _VOICE, 0], seconds))
-    with whole_file(folder / "portrait.png") as unfinished:
-        _write_picture(unfinished, head.render(np.zeros(3), opening=0.0).picture)
+    write_trial_of(heads[looks[0].name], folder / "held_out", seed, 20)
 
 
 def _speed(seed: Sequence[int]) -> float:
@@ -191,9 +178,3 @@ def _speed(seed: Sequence[int]) -> float:
     calm, lively = SPEEDS
     draw = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))).random()
     return float(calm * (lively / calm) ** draw)
-
-
-def _write_picture(target: Path, picture: np.ndarray) -> None:
-    from PIL import Image
-
-    Image.fromarray(picture).save(target)

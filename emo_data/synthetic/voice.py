@@ -20,6 +20,8 @@ _VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010], [57
 """a e i o u: formants in Hz of an average man (Peterson and Barney 1952)."""
 _ROUNDING = np.array([0.0, -0.5, -1.0, 0.6, 1.0])
 _BANDWIDTHS = (80.0, 100.0, 140.0)
+_SCALE = np.array([0, 2, 4, 7, 9, 12])
+"""Semitones above the tonic."""
 
 
 class Speech(NamedTuple):
@@ -49,15 +51,33 @@ def synthesise_speech(seed: int | Sequence[int], seconds: float, fps: float) -> 
     pitch = 90 * (250 / 90) ** rng.random()
     tract = 1.0 + 0.2 * (pitch - 90) / 160  # short throats go with high voices
     syllables = _syllables(rng, seconds, rate=rng.uniform(3, 6))
-    blocks = -(-samples // _BLOCK)
-    time = (np.arange(blocks) + 0.5) * _BLOCK / SAMPLE_RATE
+    time = _blocks(samples)
     loudness, weights = _envelope(syllables, time)
-    formants = weights @ _VOWELS * tract
-    source = _source(rng, blocks, pitch, syllables, time)
-    sound = _speak(source, formants)
-    sound *= _gain(sound, loudness)
+    source = _source(rng, _spoken(rng, pitch, time), syllables, time)
+    sound = _voice(source, weights @ _VOWELS * tract, loudness)
     lips = np.interp((np.arange(round(seconds * fps)) + 0.5) / fps, time, weights @ _ROUNDING)
     return Speech(sound[:samples].astype(np.float32), lips.astype(np.float32))
+
+
+def synthesise_song(seed: int | Sequence[int], seconds: float) -> np.ndarray:
+    """float32 (S,) at SAMPLE_RATE: as `synthesise_voice`, but long notes of one scale, held with a vibrato."""
+    rng = np.random.default_rng(seed)
+    samples = round(seconds * SAMPLE_RATE)
+    tonic = 110 * 2 ** rng.random()
+    syllables, time = _syllables(rng, seconds, rate=rng.uniform(1.2, 2.0)), _blocks(samples)
+    loudness, weights = _envelope(syllables, time)
+    source = _source(rng, _sung(rng, tonic, syllables, time), syllables, time)
+    return _voice(source, weights @ _VOWELS, loudness)[:samples].astype(np.float32)
+
+
+def _blocks(samples: int) -> np.ndarray:
+    """(E,) seconds: the middles of the blocks that so many samples take."""
+    return (np.arange(-(-samples // _BLOCK)) + 0.5) * _BLOCK / SAMPLE_RATE
+
+
+def _voice(source: np.ndarray, formants: np.ndarray, loudness: np.ndarray) -> np.ndarray:
+    sound = _speak(source, formants)
+    return sound * _gain(sound, loudness)
 
 
 def _syllables(rng: np.random.Generator, seconds: float, rate: float) -> list[_Syllable]:
@@ -88,14 +108,25 @@ def _envelope(syllables: list[_Syllable], time: np.ndarray) -> tuple[np.ndarray,
     return loudness, weights / weights.sum(1, keepdims=True)
 
 
-def _source(
-    rng: np.random.Generator, blocks: int, pitch: float, syllables: list[_Syllable], time: np.ndarray
-) -> np.ndarray:
-    """(E * _BLOCK,) glottal pulses whose pitch wanders, breath at some syllables' onsets."""
-    count = blocks * _BLOCK
+def _spoken(rng: np.random.Generator, pitch: float, time: np.ndarray) -> np.ndarray:
+    """(E,) Hz: a pitch that wanders."""
     knots = np.arange(0, time[-1] + 1, 0.25)
     wander = np.interp(time, knots, rng.normal(size=len(knots)))
-    frequency = np.repeat(pitch * 2 ** (0.12 * wander), _BLOCK)
+    return pitch * 2 ** (0.12 * wander)
+
+
+def _sung(rng: np.random.Generator, tonic: float, syllables: list[_Syllable], time: np.ndarray) -> np.ndarray:
+    """(E,) Hz: a note of the pentatonic scale for each syllable, a quarter of a semitone of vibrato at 5.5 Hz."""
+    notes = rng.choice(_SCALE, len(syllables))
+    starts = np.array([syllable.start for syllable in syllables])
+    note = notes[np.clip(np.searchsorted(starts, time, side="right") - 1, 0, None)]
+    return tonic * 2 ** ((note + 0.25 * np.sin(2 * np.pi * 5.5 * time)) / 12)
+
+
+def _source(rng: np.random.Generator, pitch: np.ndarray, syllables: list[_Syllable], time: np.ndarray) -> np.ndarray:
+    """(E * _BLOCK,) glottal pulses of a pitch (E,) in Hz, breath at some syllables' onsets."""
+    blocks, count = len(time), len(time) * _BLOCK
+    frequency = np.repeat(pitch, _BLOCK)
     phase = np.cumsum(frequency / SAMPLE_RATE) % 1.0
     pulses = np.where(phase < 0.6, np.sin(np.pi * phase / 0.6) ** 2, 0.0)
     voiced = np.diff(pulses, prepend=0.0)  # lips radiate the derivative of the flow

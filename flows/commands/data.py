@@ -17,7 +17,7 @@ def sample(
     clips: Annotated[int, typer.Option(min=1, help="How many clips to train on.")] = 8,
     seconds: Annotated[float, typer.Option(min=1, help="Length of each clip.")] = 8.0,
     seed: Annotated[int, typer.Option(min=0, help="Another seed makes other motions and voices.")] = 0,
-    looks: Annotated[int, typer.Option(min=1, max=6, help="How many people take turns.")] = 6,
+    looks: Annotated[int, typer.Option(min=1, max=1000, help="How many people take turns.")] = 6,
     as_json: Json = False,
 ) -> None:
     """Talking-head clips made in code, with their truth in truth.json."""

@@ -1,40 +1,152 @@
-"""The command that scores generated videos."""
+"""The command that scores generated videos, and lets a model speak to be measured."""
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from emo_data.errors import UserError
 from flows.commands.model import bench
-from flows.commands.options import Device, Json, choose_device, say
+from flows.commands.options import Json, choose_device, say
+
+if TYPE_CHECKING:
+    from emo_core.inference.sampling import Sampling
+
+SCORE, SPEAK = "Score videos", "Let a model speak"
+Ablation = Literal["speed", "region"]
+"""As in `emo_core.evaluation.ablation`, which is too heavy for `--help`; a test compares them."""
 
 
 def evaluate(
-    generated: Annotated[Path, typer.Option(metavar="DIR|MANIFEST", help="Videos, or CSV, JSONL, Parquet of them.")],
-    out: Annotated[
-        Path, typer.Option(metavar="REPORT.json", help="Beside it: a page in the layout of the paper's tables, plots.")
-    ],
+    generated: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=SCORE, metavar="DIR|MANIFEST", help="Score these: videos, or CSV, JSONL, Parquet of them."
+        ),
+    ] = None,
     truth: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR|MANIFEST", help="What they are compared with; unless --generated has it as a column."
+            rich_help_panel=SCORE,
+            metavar="DIR|MANIFEST",
+            help="What they are compared with; unless --generated has it as a column.",
         ),
     ] = None,
-    metrics: Annotated[str, typer.Option(help="Some of these.")] = "fid,fvd,sync,fsim,efid,motion",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="REPORT.json|DIR", help="The report, with a page and plots beside it; DIR for --ablation."
+        ),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(rich_help_panel=SCORE, help="Some of these.")
+    ] = "fid,fvd,sync,fsim,efid,motion",
     weights: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Standard networks and their SHA256SUMS; what is not there is done offline."),
+        typer.Option(
+            rich_help_panel=SCORE,
+            metavar="DIR",
+            help="Standard networks and their SHA256SUMS; what is not there is done offline.",
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Ray workers: one for each core; 0: without Ray.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(rich_help_panel=SCORE, min=0, help="Ray workers: one for each core; 0: without Ray.")
+    ] = None,
     address: Annotated[
-        str, typer.Option(metavar="local|auto|HOST:PORT", help="A Ray of its own, the one of this machine, another.")
+        str,
+        typer.Option(
+            rich_help_panel=SCORE,
+            metavar="local|auto|HOST:PORT",
+            help="A Ray of its own, the one of this machine, another.",
+        ),
     ] = "local",
-    device: Device = "cpu",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=SPEAK, metavar="MODEL", help="Let this model speak instead: with --ablation or --gallery."
+        ),
+    ] = None,
+    ablation: Annotated[
+        Ablation | None,
+        typer.Option(
+            rich_help_panel=SPEAK, help="The paper's Table 2 or Figure 7: what an assigned speed or region does."
+        ),
+    ] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=SPEAK,
+            metavar="DIR",
+            help="The paper's Figures 4 and 5: one voice, many portraits; a minute of song.",
+        ),
+    ] = None,
+    without_speed: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=SPEAK, metavar="MODEL", help="Of stage 2, for the row of Table 2 without speed layers."
+        ),
+    ] = None,
+    portrait: Annotated[
+        list[Path] | None,
+        typer.Option(rich_help_panel=SPEAK, metavar="IMG|DIR", help="Again for each; else faces made in code."),
+    ] = None,
+    audio: Annotated[
+        list[Path] | None,
+        typer.Option(rich_help_panel=SPEAK, metavar="SOUND|DIR", help="Again for each; else voices made in code."),
+    ] = None,
+    song: Annotated[
+        Path | None, typer.Option(rich_help_panel=SPEAK, metavar="SOUND", help="For --gallery; else one made in code.")
+    ] = None,
+    clips: Annotated[
+        int, typer.Option(rich_help_panel=SPEAK, min=1, help="Videos under each condition of an ablation.")
+    ] = 10,
+    steps: Annotated[
+        int, typer.Option(rich_help_panel=SPEAK, min=1, max=1000, help="Denoising steps per clip, for --model.")
+    ] = 40,
+    reference_scale: Annotated[
+        float, typer.Option(rich_help_panel=SPEAK, min=0, help="As of `emo generate`, for --model.")
+    ] = 2.0,
+    audio_scale: Annotated[
+        float, typer.Option(rich_help_panel=SPEAK, min=0, help="As of `emo generate`, for --model.")
+    ] = 2.0,
+    device: Annotated[
+        str | None, typer.Option(metavar="auto|cpu|cuda", help="What to compute on: cpu for scoring, else auto.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Generated videos against ground truth: FID, FVD, sync, F-SIM, E-FID, head motion."""
+    """Generated videos against ground truth: FID, FVD, sync, F-SIM, E-FID, head motion. Or a model's ablations."""
+    if model is None:
+        if generated is None or out is None or ablation is not None or gallery is not None:
+            raise UserError(
+                "give --generated (and --truth) with --out, or --model with --ablation and --out, or --gallery"
+            )
+        _score(generated, truth, out, metrics, weights, workers, address, device or "cpu", as_json)
+        return
+    if generated is not None or truth is not None or weights is not None:
+        raise UserError("--model: makes its own videos; leave --generated, --truth and --weights out")
+    from emo_core.inference.sampling import Sampling
+
+    sampling, device = Sampling(steps, reference_scale, audio_scale), device or "auto"
+    if gallery is not None and ablation is None and out is None:
+        _gallery(model, gallery, portrait, audio, song, sampling, device, as_json)
+    elif ablation is not None and gallery is None and out is not None:
+        _ablate(model, ablation, without_speed, portrait, audio, clips, sampling, out, device, as_json)
+    else:
+        raise UserError("--model: give --ablation speed or region with --out DIR, or --gallery DIR")
+
+
+def _score(
+    generated: Path,
+    truth: Path | None,
+    out: Path,
+    metrics: str,
+    weights: Path | None,
+    workers: int | None,
+    address: str,
+    device: str,
+    as_json: bool,
+) -> None:
     from emo_core.evaluation.extractors import STANDARD, Setup, checked
     from emo_core.evaluation.pairs import find_pairs
     from emo_core.evaluation.run import HandsOf, alone, evaluate
@@ -74,6 +186,71 @@ def evaluate(
     say(report.model_dump(), lines, as_json)
     if report.troubled:
         raise typer.Exit(1)
+
+
+def _ablate(
+    model: str,
+    ablation: Ablation,
+    without_speed: str | None,
+    portrait: list[Path] | None,
+    audio: list[Path] | None,
+    clips: int,
+    sampling: "Sampling",
+    out: Path,
+    device: str,
+    as_json: bool,
+) -> None:
+    from emo_core.evaluation.ablation import Cast, ablate_region, ablate_speed
+    from emo_core.evaluation.casting import cast_of
+    from emo_core.evaluation.exhibit import write_ablation
+    from emo_core.inference.generate import load_pipeline
+    from flows.progress import progress
+
+    if without_speed is not None and ablation != "speed":
+        raise UserError("--without-speed: is for --ablation speed")
+    chosen = choose_device(device)
+    loaded = load_pipeline(model, chosen)
+    cast = Cast(*cast_of(portrait, audio, out / "cast"), clips)
+    with progress(f"ablation {ablation}") as report:
+        if ablation == "speed":
+            without = None if without_speed is None else load_pipeline(without_speed, chosen)
+            found = ablate_speed(loaded, without, cast, sampling, out, report)
+        else:
+            found = ablate_region(loaded, cast, sampling, out, report)
+        files = write_ablation(found, out)
+    lines = []
+    for row in found.rows:
+        told = [(key, getattr(row, key)) for key in ("velocity_mean", "velocity_variance", "vmv", "travel_across")]
+        numbers = "".join(f"   {key} {'-' if value is None else format(value, '.4f')}" for key, value in told)
+        lines.append(f"{row.condition:8s}{row.counted} of {row.videos} clips{numbers}")
+    troubled = [one for one in found.videos if one.problem]
+    for one in troubled:
+        print(f"problem: {one.video}: {one.problem}", file=sys.stderr)
+    say(found.model_dump(), [*lines, f"written: {', '.join(map(str, files))}"], as_json)
+    if troubled:
+        raise typer.Exit(1)
+
+
+def _gallery(
+    model: str,
+    out: Path,
+    portrait: list[Path] | None,
+    audio: list[Path] | None,
+    song: Path | None,
+    sampling: "Sampling",
+    device: str,
+    as_json: bool,
+) -> None:
+    from emo_core.evaluation.casting import cast_of, song_of
+    from emo_core.evaluation.gallery import make_gallery
+    from emo_core.inference.generate import load_pipeline
+    from flows.progress import progress
+
+    loaded = load_pipeline(model, choose_device(device))
+    portraits, voices = cast_of(portrait, audio, out / "cast")
+    with progress("gallery") as report:
+        files = make_gallery(loaded, portraits, voices[0], song_of(song, out / "cast"), sampling, out, report)
+    say({"files": [str(file) for file in files]}, [f"written: {', '.join(map(str, files))}"], as_json)
 
 
 def _side_note(truth: float | None) -> str:
