@@ -1,6 +1,6 @@
 # One word each; `make help` lists them. Every path is relative, so the checkout may lie in a folder with spaces.
 .POSIX:
-.PHONY: help setup demo test chaos check format clean
+.PHONY: help setup demo proof test chaos check format clean
 
 SUPPORTED = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 READY = .venv/.ready
@@ -29,6 +29,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## the whole road on this machine, from nothing to build/demo/talking.mp4
 	.venv/bin/emo demo --out build/demo
+
+proof: $(READY) ## the paper's claims on the small model: build/proof/report.md with a number and a picture for each
+	.venv/bin/emo proof --out build/proof
 
 test: $(READY) ## the tests
 	.venv/bin/python -m pytest

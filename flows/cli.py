@@ -73,6 +73,29 @@ def demo(
     say(report, [*lines, f"watch {report['video']}"], as_json)
 
 
+@app.command()
+def proof(
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="A new folder, or an earlier proof's: what is done is kept.")
+    ],
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """The paper's claims on the small model, trained on many faces: a number and a picture for each."""
+    from flows.progress import clock
+    from flows.proof import ProofSettings, proof
+
+    report = proof(out, ProofSettings(seed=seed), choose_device(device))
+    lines = [
+        f"({claim['letter']}) {'holds        ' if claim['holds'] else 'does not hold'} {claim['says']}"
+        for claim in report["claims"]
+    ]
+    say(report, [*lines, f"in {clock(report['seconds_in_all'])}; see {out / 'report.md'}"], as_json)
+    if not all(claim["holds"] for claim in report["claims"]):
+        raise typer.Exit(1)
+
+
 def run(arguments: list[str]) -> int:
     """Carry out one command line and return its exit code. A fault of ours keeps its traceback."""
     debug = "--debug" in arguments

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from emo_core.inference.generate import Advance, Loaded, Request, generate
+from emo_core.inference.pipeline import EMOPipeline, OnStep, Talk
 from emo_core.inference.sampling import Sampling
 from emo_data.errors import UserError
 from emo_data.whole import whole_file
@@ -50,6 +53,17 @@ def make_videos(
             generate(loaded, request, advance=advance)
         on_progress(done + 1, len(trials), trial.name)
     return videos
+
+
+def forgetful(pipeline: EMOPipeline) -> Advance:
+    """Every clip as if it were a video's first: without motion frames (EMO 3.2.4)."""
+
+    def advance(talk: Talk, tell: OnStep) -> Tensor:
+        talk.last = None  # so its motion maps stay the zeros that they begin as
+        (latents,) = pipeline.advance([talk], tell)
+        return latents
+
+    return advance
 
 
 def _claim(folder: Path, loaded: Loaded, trials: Sequence[Trial], sampling: Sampling) -> None:

@@ -65,6 +65,9 @@ def plan(
     if recipe.train_spatial and recipe.stage != 2:
         does = "does so anyway" if recipe.stage == 1 else "never does"
         raise UserError(f"--train-spatial: is for stage 2; stage {recipe.stage} {does}")
+    if recipe.train_audio and recipe.stage != 3:
+        does = "does so anyway" if recipe.stage == 2 else "has no audio layers"
+        raise UserError(f"--train-audio: is for stage 3; stage {recipe.stage} {does}")
     public = _public(recipe, weights)
     index = ClipIndex(data, Split.TRAIN, listening=recipe.stage > 1, keep=recipe.keep)
     before = None

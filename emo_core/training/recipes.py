@@ -26,6 +26,9 @@ class Recipe(BaseModel):
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     train_spatial: bool = Field(default=False, description="in stage 2: go on training what stage 1 trained, too")
+    train_audio: bool = Field(
+        default=False, description="in stage 3: go on training the audio layers, which the paper advises against (3.3)"
+    )
     gradient_checkpointing: bool = Field(default=True, description="compute activations twice, to hold few of them")
     bf16: bool = Field(
         default=True, description="compute in bfloat16 where torch's autocast does; weights stay float32"

@@ -5,9 +5,10 @@ from torch import nn
 from emo_core.model.emo import EMO
 from emo_core.training.recipes import Recipe
 
+AUDIO = ("attn_audio.", "norm_audio.", "audio_projection.")
 TRAINED = {
     1: ("backbone.", "reference_net.", "face_locator."),
-    2: ("motion_modules.", "attn_audio.", "norm_audio.", "audio_projection."),
+    2: ("motion_modules.", *AUDIO),
     3: ("motion_modules.", "speed_encoder."),
 }
 """Parts of parameter names. Not in the paper: that stage 2 leaves the spatial layers as they are, unless it is told
@@ -16,7 +17,7 @@ to train them; the paper does not say what is frozen."""
 
 def trained_parameters(model: EMO, recipe: Recipe) -> dict[str, nn.Parameter]:
     """The parameters that a stage trains, by name. The speed layers are inside the temporal modules."""
-    parts = TRAINED[recipe.stage] + (TRAINED[1] if recipe.train_spatial else ())
+    parts = TRAINED[recipe.stage] + (TRAINED[1] if recipe.train_spatial else ()) + (AUDIO if recipe.train_audio else ())
     unused = _unused(model) if recipe.stage == 1 else ()
     return {
         name: parameter

@@ -40,6 +40,10 @@ def train(
     train_spatial: Annotated[
         bool, typer.Option("--train-spatial", help="In stage 2, go on training what stage 1 trained, too.")
     ] = False,
+    train_audio: Annotated[
+        bool,
+        typer.Option("--train-audio", help="In stage 3: train the audio layers, too, which the paper advises against."),
+    ] = False,
     cache_latents: Annotated[
         str | None,
         typer.Option(metavar="DIR", help="Encode every clip once, into a folder that all stages and runs can share."),
@@ -83,7 +87,12 @@ def train(
 
     check_picture("--plot", plot)
     given = {"steps": steps, "micro_batch": micro_batch, "checkpoint_every": checkpoint_every, "keep": keep}
-    changes: dict[str, object] = {"seed": seed, "train_spatial": train_spatial, "compiled": compiled}
+    changes: dict[str, object] = {
+        "seed": seed,
+        "train_spatial": train_spatial,
+        "train_audio": train_audio,
+        "compiled": compiled,
+    }
     changes |= {name: value for name, value in given.items() if value}
     recipe = stage_recipe(stage, preset)
     recipe = type(recipe).model_validate(recipe.model_dump() | changes)
