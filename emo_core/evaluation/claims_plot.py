@@ -19,6 +19,8 @@ def plot_mouths(films: Sequence[Film], out: Path) -> None:
         time = np.arange(min(len(film.pictures), 10 * FPS)) / FPS
         for name, values in (("loudness of the voice", film.loudness), ("mouth", film.opening)):
             shown = values[: len(time)]
+            if np.isfinite(shown).sum() < 2:
+                continue  # nothing was seen
             axis.plot(time, (shown - np.nanmean(shown)) / np.nanstd(shown), label=name, linewidth=1)
         axis.set(xlim=(0, time[-1]), yticks=[])
     axes[0].legend(loc="upper right", ncols=2)

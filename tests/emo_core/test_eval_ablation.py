@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from emo_data.film import encode_video
 from emo_data.synthetic.head import Head
 from emo_data.synthetic.look import LOOKS, looks_of
 from emo_data.synthetic.sample import render_clip
+from flows.commands import evaluate
 from tests.emo_core.conftest import drive, portrait
 
 ONE = Sampling(1, 1, 1)
@@ -100,6 +102,10 @@ def test_seeds_portraits_and_voices_take_turns_alike_under_every_condition(playe
     tight, auto, wide, *_ = found.rows
     assert tight.region_containment < wide.region_containment and auto.region_containment is None
     assert Image.open(write_ablation(found, tmp_path / "out")[3]).size == (11 * 160, 5 * 160)
+
+
+def test_the_command_offers_what_there_is():
+    assert get_args(evaluate.Ablation) == get_args(ablation.Kind)
 
 
 def test_regions_are_the_face_box_enlarged():
