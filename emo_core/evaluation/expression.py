@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emo_core.evaluation.alignment import aligned, upright
 from emo_core.evaluation.block import Block
-from emo_core.evaluation.identity import aligned
 from emo_core.evaluation.weights import Net
-from emo_data.features.pose import RIGID, fit_pose
 
 DISTANCES = {
     "lips apart": (13, 14),
@@ -33,6 +32,9 @@ DISTANCES = {
 """Pairs of Face Mesh landmarks; left and right as seen."""
 FORWARD = {"lips forward": (0, 17), "corners forward": (61, 291)}
 """How far the middle of two landmarks stands out in front of the nose's bridge."""
+DEEP3D = np.array([(80, 82), (144, 82), (112, 117), (86, 151), (137, 151)])
+"""Where the eyes, the tip of the nose and the corners of the mouth of a face seen from the front are in the pictures of
+224 x 224 that Deng et al.'s network was trained on (by their alignment, 102 pixels to a unit of their model)."""
 
 
 @dataclass(frozen=True)
@@ -45,34 +47,26 @@ class LandmarkExpression:
 
     def features(self, block: Block) -> np.ndarray:
         """(N, 18)."""
-        height, width = block.pictures.shape[1:3]
-        return expression(block.landmarks[block.faces], width, height)
+        return expression(block.landmarks[block.faces])
 
 
-def expression(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
+def expression(landmarks: np.ndarray) -> np.ndarray:
     """(N, 478, 3) pixels -> float64 (N, 18) in percent of the face's height.
 
     The head's rotation, place and size are taken out by its rigid points.
     """
-    points = upright(landmarks, width, height)
+    points = upright(landmarks)
     apart = [np.linalg.norm(points[:, a] - points[:, b], axis=1) for a, b in DISTANCES.values()]
     forward = [-(points[:, a, 2] + points[:, b, 2]) / 2 for a, b in FORWARD.values()]
     return 100 * np.stack([*apart, *forward], axis=1)
-
-
-def upright(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(N, 478, 3) pixels -> (N, 478, 3) face heights from the nose's bridge, as if the head looked straight ahead."""
-    pose = fit_pose(landmarks[:, RIGID], width, height)
-    middle = landmarks[:, 6].astype(np.float64)
-    return np.einsum("nij,nki->nkj", pose.rotation, landmarks - middle[:, None]) / pose.scale[:, None, None]
 
 
 @dataclass(frozen=True)
 class FaceReconstruction:
     """Deng et al. (2019), which the paper names: 257 coefficients, of which 80 to 143 are the expression.
 
-    Input float32 (N, 3, 224, 224), RGB in 0-1. Not in the paper: the face is aligned by five points in the picture; the
-    authors' code fits five points of their 3D model, which may not be handed on.
+    Input float32 (N, 3, 224, 224), RGB in 0-1. Not in the paper: five points in the picture align the face, which turns
+    it upright, too; the authors' code fits five points of their 3D model, and only scales and shifts.
     """
 
     net: Net
@@ -81,5 +75,5 @@ class FaceReconstruction:
 
     def features(self, block: Block) -> np.ndarray:
         """(N, 64)."""
-        faces = aligned(block, size=224, face=0.5)
+        faces = aligned(block, DEEP3D, 224)
         return self.net(faces.transpose(0, 3, 1, 2).astype(np.float32) / 255, width=257)[:, 80:144]

@@ -5,7 +5,7 @@ positive turns the head to the picture's right, pitch positive looks up, roll po
 without a face are NaN in and NaN out.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,9 +71,16 @@ class Pose:
 
 
 def fit_pose(rigid: np.ndarray, width: int, height: int) -> Pose:
+    """`fit_face`, with rotations against the camera's axis. rigid: pixels of a picture of width x height."""
+    pose = fit_face(rigid)
+    middle = np.nan_to_num(rigid[..., :2].astype(float)).mean(axis=1)
+    return replace(pose, rotation=_towards_viewer(middle, width, height) @ pose.rotation)
+
+
+def fit_face(rigid: np.ndarray) -> Pose:
     """Weighted least-squares similarity (Procrustes) of the canonical face to the landmarks `RIGID`, frame by frame.
 
-    rigid: (F, len(RIGID), 3) pixels of a picture of width x height.
+    rigid: (F, len(RIGID), 3) pixels. Rotations are against the line of sight through the face, as the mesh sees it.
     """
     seen = np.isfinite(rigid).all(axis=(1, 2))
     points = np.where(seen[:, None, None], rigid, CANONICAL).astype(float)
@@ -86,7 +93,6 @@ def fit_pose(rigid: np.ndarray, width: int, height: int) -> Pose:
     rotation = (u * sign[:, None]) @ vt
     scale = (s * sign).sum(axis=1) / (_WEIGHTS @ model**2).sum()
     bridge = middle - scale[:, None] * (rotation @ model_mean)
-    rotation = _towards_viewer(points[..., :2].mean(axis=1), width, height) @ rotation
     nothing = np.where(seen, 1.0, np.nan)
     return Pose(rotation * nothing[:, None, None], bridge[:, :2] * nothing[:, None], scale * nothing)
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from emo_core.evaluation.alignment import aligned
 from emo_core.evaluation.block import FRAMES, Block
+from emo_core.evaluation.expression import DEEP3D
 from emo_core.evaluation.extractors import OFFLINE, STANDARD, Setup, make
-from emo_core.evaluation.identity import aligned
+from emo_core.evaluation.identity import ARCFACE
 from emo_core.evaluation.watch import Job, blocks_of, look
 from emo_core.evaluation.weights import SUMS
 from emo_data.errors import UserError
@@ -120,12 +122,16 @@ def test_faces_are_upright_and_in_place(eval_sample):
     side = pictures.shape[2]
     points[..., 0], points[..., 1] = blocks[0].landmarks[..., 1], side - 1 - blocks[0].landmarks[..., 0]
     straight, back = (
-        aligned(block, 112).astype(float) for block in (blocks[0], Block(turned, points, np.ones(1, bool), 0))
+        aligned(block, ARCFACE, 112).astype(float) for block in (blocks[0], Block(turned, points, np.ones(1, bool), 0))
     )
     assert np.abs(straight - back).mean() < 3
     again = find_faces(np.kron(straight[0].astype(np.uint8), np.ones((4, 4, 1), np.uint8)))[0].landmarks / 4
     assert again[[33, 133], 0].mean() == pytest.approx(38.3, abs=4)
     assert again[1, :2] == pytest.approx([56, 71.7], abs=7)
+    wide = aligned(blocks[0], DEEP3D, 224)[0]
+    marks = find_faces(wide)[0].landmarks[:, :2]
+    eyes, mouth = marks[[33, 133, 263, 362]].mean(axis=0), marks[[61, 291]].mean(axis=0)
+    assert eyes == pytest.approx([112, 82], abs=6) and mouth == pytest.approx([112, 151], abs=10)
 
 
 def test_only_what_is_there_is_standard(weights, tmp_path):

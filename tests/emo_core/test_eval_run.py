@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from scipy import linalg
 
+from emo_core.evaluation.block import Block
 from emo_core.evaluation.expression import expression
-from emo_core.evaluation.extractors import METRICS, Setup, make
+from emo_core.evaluation.extractors import METRICS, OFFLINE, Setup, make
 from emo_core.evaluation.frechet import Features
 from emo_core.evaluation.pairs import find_pairs
 from emo_core.evaluation.run import alone, evaluate
@@ -120,8 +121,8 @@ def test_expression_distance_grows_with_noise_on_the_landmarks(eval_sample):
     found = []
     for pixels in (0, 0.25, 0.5, 1, 2, 4):
         features = Features()
-        features.add("truth", expression(landmarks, info.width, info.height))
-        features.add("generated", expression(landmarks + pixels * noise, info.width, info.height))
+        features.add("truth", expression(landmarks))
+        features.add("generated", expression(landmarks + pixels * noise))
         found.append(features.distance().value)
     assert found[0] < 1e-6 and np.all(np.diff(found) > 0)
 
@@ -130,8 +131,20 @@ def test_a_turned_head_is_no_expression(eval_sample):
     """The same face, turned and moved: its distances stay."""
     points = find_faces(decode_clip(eval_sample.clips[0].read_bytes())[0])[0].landmarks.astype(np.float64)
     turned = (points - points[6]) @ rotation_matrices(np.array([[15.0, 8.0, 10.0]]))[0].T * 1.3 + points[6]
-    straight, other = (expression(one[None], 192, 192)[0] for one in (points, turned))
+    straight, other = (expression(one[None])[0] for one in (points, turned))
     assert other == pytest.approx(straight, rel=0.02, abs=0.2)
+
+
+@pytest.mark.parametrize("metric", ["efid", "fsim"])
+def test_where_the_face_is_does_not_matter(eval_sample, metric):
+    """The mesh sees a face from straight ahead wherever it is in the picture."""
+    picture = decode_clip(eval_sample.clips[0].read_bytes())[:1]
+    marks = find_faces(picture[0])[0].landmarks[None]
+    rows = []
+    for moved in (0, 90):
+        block = Block(picture, marks + np.float32([moved, -moved, 0]), np.ones(1, bool), 0)
+        rows.append(OFFLINE[metric]().features(block)[0])
+    assert rows[1] == pytest.approx(rows[0], abs=1e-3)
 
 
 def test_ray_gives_the_same_report(method, of_method):
