@@ -160,6 +160,18 @@ def test_files_that_are_not_opened(weights, tmp_path, spoil, said):
         make(Setup(("fid",), str(tmp_path)))
 
 
+def test_workers_with_other_weights_do_not_measure(weights, tmp_path, eval_sample):
+    """Else what is said to be FID could be measured offline."""
+    from emo_core.evaluation.on_ray import ray_hands
+
+    for name in (STANDARD["fid"].file, SUMS):
+        (tmp_path / name).write_bytes((weights / name).read_bytes())
+    with ray_hands(1)(Setup(("fid",), str(tmp_path))) as work:
+        (tmp_path / STANDARD["fid"].file).unlink()
+        with pytest.raises(UserError, match="does not have the networks"):
+            list(work([Job(str(eval_sample.clips[0]))]))
+
+
 def test_a_network_that_is_another(weights, tmp_path, eval_sample):
     (tmp_path / "inception.pt").write_bytes((weights / "arcface.pt").read_bytes())
     state(tmp_path)
