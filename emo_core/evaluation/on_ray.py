@@ -53,7 +53,9 @@ class _Watcher:
         """Made at the first look: what is wrong then is an answer, where a constructor's error would be a death."""
         made = make(self._setup)
         if made.described() != self._told:
-            raise UserError(f"--weights {self._setup.weights}: a worker on {gethostname()} does not have the networks that are here")
+            raise UserError(
+                f"--weights {self._setup.weights}: a worker on {gethostname()} does not have the networks that are here"
+            )
         return made
 
     def look(self, job: Job) -> Seen | Unseen:

@@ -5,6 +5,7 @@ fetched it writes (`sha256sum *.pt > SHA256SUMS`) and compares with what its pub
 """
 
 import hashlib
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ _BATCH = 16
 
 
 class Net:
-    """A frozen network from a file. file: its name; sha256: of its content."""
+    """A frozen network from a file. file: its name; sha256: of program, its content."""
 
-    def __init__(self, path: Path, sha256: str, device: torch.device) -> None:
+    def __init__(self, path: Path, program: bytes, sha256: str, device: torch.device) -> None:
         self.file, self.sha256, self._device = path.name, sha256, device
         try:
-            self._module = torch.jit.load(str(path), map_location=device).eval()
+            self._module = torch.jit.load(io.BytesIO(program), map_location=device).eval()
         except RuntimeError as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"--weights {path}: is no TorchScript file: {reason}") from error
@@ -44,6 +45,8 @@ class Net:
                 raise UserError(
                     f"--weights {self.file}: gives {tuple(answer.shape)}, not ({len(batch)}, {width or 'D'})"
                 )
+            if not answer.isfinite().all():
+                raise UserError(f"--weights {self.file}: gives features that are not finite numbers")
             found.append(answer.float().cpu().numpy())
         return np.concatenate(found)
 
@@ -59,11 +62,11 @@ def opened(folder: Path, file: str, device: torch.device) -> Net | None:
             f"--weights {path}: {SUMS} beside it does not name it; a network is a program, so state which file "
             f"is meant: `sha256sum {file} >> {SUMS}`, after comparing it with what its publisher says"
         )
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    program = path.read_bytes()  # once: what is opened is what was summed, whoever writes there meanwhile
+    sha256 = hashlib.sha256(program).hexdigest()
     if sha256 != stated:
         raise UserError(f"--weights {path}: its sha256 is {sha256}, but {SUMS} says {stated}; fetch the file again")
-    return Net(path, sha256, device)
+    return Net(path, program, sha256, device)
 
 
 def _stated(folder: Path) -> dict[str, str]:
@@ -71,7 +74,10 @@ def _stated(folder: Path) -> dict[str, str]:
     sums = folder / SUMS
     if not sums.is_file():
         return {}
-    lines = [line for line in sums.read_text().splitlines() if line.strip()]
+    try:
+        lines = [line for line in sums.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(f"--weights {sums}: is no text") from error
     found = [re.fullmatch(r"([0-9a-fA-F]{64}) [ *](.+)", line) for line in lines]
     wrong = [line for line, match in zip(lines, found, strict=True) if not match]
     if wrong:

@@ -148,6 +148,7 @@ def test_only_what_is_there_is_standard(weights, tmp_path):
     [
         (lambda folder: (folder / SUMS).unlink(), "does not name it"),
         (lambda folder: (folder / SUMS).write_text("sum of all\n"), "is not `sha256  name`"),
+        (lambda folder: (folder / SUMS).write_bytes(b"\xff\xfe"), "is no text"),
         (lambda folder: (folder / "inception.pt").write_bytes(b"other"), "fetch the file again"),
         (lambda folder: [(folder / "inception.pt").write_bytes(b"text"), state(folder)], "is no TorchScript file"),
     ],
@@ -176,6 +177,18 @@ def test_a_network_that_is_another(weights, tmp_path, eval_sample):
     (tmp_path / "inception.pt").write_bytes((weights / "arcface.pt").read_bytes())
     state(tmp_path)
     with pytest.raises(UserError, match=r"inception\.pt"):
+        look(Job(str(eval_sample.clips[0])), make(Setup(("fid",), str(tmp_path))))
+
+
+class Broken(torch.nn.Module):
+    def forward(self, pictures: torch.Tensor, return_features: bool = False) -> torch.Tensor:
+        return torch.full((len(pictures), 2048), float("nan"))
+
+
+def test_a_network_that_gives_no_numbers(tmp_path, eval_sample):
+    torch.jit.script(Broken()).save(str(tmp_path / "inception.pt"))
+    state(tmp_path)
+    with pytest.raises(UserError, match=r"inception\.pt: gives features that are not finite"):
         look(Job(str(eval_sample.clips[0])), make(Setup(("fid",), str(tmp_path))))
 
 
