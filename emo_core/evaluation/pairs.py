@@ -61,6 +61,9 @@ def find_pairs(generated: Path, truth: Path | None) -> list[Pair]:
         twice = [side for side in SIDES if side in row and side in known]
         if twice:
             known["problems"].append(f"two {twice[0]} videos have this name: {known[twice[0]]} and {row[twice[0]]}")
+        people = [str(side["identity"]) for side in (known, row) if "identity" in side]
+        if len(set(people)) > 1 and not twice:
+            known["problems"].append(f"wrong pairing? it is of {people[0]}, its truth of {people[1]}")
         known.update({column: value for column, value in row.items() if column not in known})
     pairs = [Pair(**merged[name]) for name in sorted(merged)]
     for pair in pairs:
@@ -76,7 +79,8 @@ def find_pairs(generated: Path, truth: Path | None) -> list[Pair]:
 
 
 def _rows_of(option: str, source: Path, side: str) -> list[dict[str, Any]]:
-    """Rows with a name, absolute files, and the side's video."""
+    """Rows with a name, absolute files (a worker may have another folder), and the side's video."""
+    source = source.absolute()
     if source.is_dir():
         inside = (Path(folder) / name for folder, _, names in os.walk(source) for name in names)
         videos = sorted(path for path in inside if path.suffix.lower() in VIDEOS)
@@ -108,6 +112,8 @@ def _checked(row: Any, number: int, folder: Path, side: str) -> dict[str, Any]:
     """ValueError says what is wrong with a row."""
     if not isinstance(row, dict):
         raise ValueError(f"row {number}: is not an object with columns")
+    if None in row:
+        raise ValueError(f"row {number}: has more cells than there are columns")
     unknown = [str(column) for column in row if column not in COLUMNS]
     if unknown:
         raise ValueError(f"column {unknown[0]} is not known; there are {', '.join(COLUMNS)}")
@@ -126,7 +132,10 @@ def _empty(value: Any) -> bool:
 
 
 def _region(value: Any, number: int) -> tuple[float, ...]:
-    numbers = tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
+    try:
+        numbers = tuple(float(part) for part in (value.split(",") if isinstance(value, str) else value))
+    except (TypeError, ValueError):
+        numbers = ()
     if len(numbers) != 4 or not (0 <= numbers[0] < numbers[2] <= 1 and 0 <= numbers[1] < numbers[3] <= 1):
         raise ValueError(f"row {number}: region {value} is not x0,y0,x1,y1 in 0-1")
     return numbers

@@ -11,7 +11,7 @@ from emo_data.whole import whole_file
 
 def check_out(out: Path) -> None:
     """UserError for a report that could not be written: before the work, not after it."""
-    if out.suffix.lower() != ".json" or not out.parent.is_dir():
+    if out.suffix.lower() != ".json" or out.is_dir() or not out.parent.is_dir():
         raise UserError(f"--out {out}: must end in .json and lie in a folder that exists")
 
 
