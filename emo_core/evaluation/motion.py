@@ -1,7 +1,7 @@
 """How the head moves: Table 2's velocities, and Figure 7's region.
 
-Legend: F frames. Speeds are degrees per frame at 25 fps, boxes x0, y0, x1, y1 in 0-1 of the picture; NaN where
-no face was found.
+Legend: F frames, P rigid landmarks. Speeds are degrees per frame at 25 fps, boxes x0, y0, x1, y1 in 0-1 of the
+picture; NaN where no face was found.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from emo_data.features.pose import RIGID, fit_pose, rotation_speed
+from emo_data.features.pose import fit_pose, rotation_speed
 from emo_data.schema import FPS
 
 SPEED_EDGES = np.linspace(0, 5, 101)
@@ -37,15 +37,21 @@ class Velocities(BaseModel):
     vmv: float | None
 
 
-def speeds(landmarks: np.ndarray, width: int, height: int) -> np.ndarray:
-    """(F, 478, 3) pixels of one shot -> float32 (F,): rotation between frames, smoothed as in ingestion (EMO 4.1)."""
-    return rotation_speed(fit_pose(landmarks[:, RIGID], width, height).rotation, FPS)
+def speeds(rigid: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Landmarks `RIGID` (F, P, 3) in pixels of one shot -> float32 (F,): rotation between frames, smoothed as in
+    ingestion (EMO 4.1). NaN also where neither neighbour shows a face: ingestion takes such a frame for one at rest.
+    """
+    speed = rotation_speed(fit_pose(rigid, width, height).rotation, FPS)
+    shown = np.pad(np.isfinite(speed), 1)
+    return np.where(shown[:-2] | shown[2:], speed, np.float32(np.nan))
 
 
-def motion_of(landmarks: np.ndarray, speed: np.ndarray, width: int, height: int) -> Motion:
-    """landmarks (F, 478, 3) in pixels, at least one frame with a face."""
+def motion_of(rigid: np.ndarray, speed: np.ndarray, width: int, height: int) -> Motion | None:
+    """rigid (F, P, 3) in pixels. None where no frame has a speed (F,)."""
     known = speed[np.isfinite(speed)].astype(np.float64)
-    centre = fit_pose(landmarks[:, RIGID], width, height).centre / (width, height)
+    if not len(known):
+        return None
+    centre = fit_pose(rigid, width, height).centre / (width, height)
     low, high = np.nanpercentile(centre, [5, 95], axis=0)
     across, down = (high - low).tolist()
     return Motion(

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from emo_core.evaluation.block import FRAMES
 from emo_core.evaluation.extractors import FACELESS
 from emo_core.evaluation.frechet import Distance, Features
 from emo_core.evaluation.identity import similarity
@@ -111,30 +112,39 @@ class Tally:
         )
         if seen.missing:
             clip.notes.append(f"{side}: {seen.missing} of {seen.frames} pictures cannot be decoded")
+        if "fvd" in self._metrics and not len(seen.features["fvd"]):
+            self._leave_out(clip, {"fvd"}, f"{side}: has no {FRAMES} whole frames in a row")
         if faceless:
             return told
         if seen.face_share < LEAST_FACES:
-            clip.problems.append(f"{side}: shows a face in {seen.faces} of {seen.frames} frames only")
-            clip.left_out = [metric for metric in self._metrics if metric not in FACELESS]
+            faces = f"{side}: shows a face in {seen.faces} of {seen.frames} frames only"
+            self._leave_out(clip, set(self._metrics) - FACELESS, faces)
             return told
         if seen.faces < seen.frames:
             clip.notes.append(f"{side}: {seen.frames - seen.faces} of {seen.frames} frames show no face")
         if "fsim" in seen.features and reference is not None:
             told.fsim = similarity(seen.features["fsim"], reference)
         if "sync" in self._metrics and seen.sync is None:
-            clip.notes.append(f"{side}: lips and sound cannot be judged: {seen.sync_reason}")
+            silent = f"{side}: lips and sound cannot be judged: {seen.sync_reason}"
             if side == "generated":
-                clip.problems.append(f"{side}: lips and sound cannot be judged: {seen.sync_reason}")
-                clip.left_out.append("sync")
+                self._leave_out(clip, {"sync"}, silent)
+            else:
+                clip.notes.append(silent)
         elif seen.sync is not None:
             told.sync_confidence, told.sync_offset = seen.sync.confidence, seen.sync.offset
             told.sync_distance = seen.sync.distance
-        if "motion" in self._metrics and seen.motion is not None:
+        if "motion" in self._metrics and seen.motion is None:
+            self._leave_out(clip, {"motion"}, f"{side}: no two neighbouring frames show a face")
+        elif "motion" in self._metrics and seen.motion is not None:
             told.velocity_mean, told.velocity_variance = seen.motion.velocity_mean, seen.motion.velocity_variance
             told.travel_across, told.travel_down = seen.motion.travel_across, seen.motion.travel_down
             region = np.array(pair.region) if pair.region else (union(truth.boxes) if truth.faces else None)
             told.region_containment = None if region is None else containment(seen.boxes, region)
         return told
+
+    def _leave_out(self, clip: ClipReport, metrics: set[str], problem: str) -> None:
+        clip.problems.append(problem)
+        clip.left_out = [metric for metric in self._metrics if metric in metrics or metric in clip.left_out]
 
     def _count(self, pair: Pair, clip: ClipReport, generated: Seen, truth: Seen) -> None:
         """Features of the pair into the sums. A truth that several videos are compared with counts once."""

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from emo_core.evaluation.block import CONTEXT, FRAMES, Block, SyncScore
-from emo_core.evaluation.extractors import Extractors
+from emo_core.evaluation.extractors import FACELESS, Extractors
 from emo_core.evaluation.motion import Motion, motion_of, speeds
 from emo_data.container import Unreadable
 from emo_data.features.faces import FaceTracker, find_faces
+from emo_data.features.pose import RIGID
 from emo_data.schema import FPS, SAMPLE_RATE
 from emo_data.sound import sound_between
 from emo_data.video import Decoder, DecoderFailed, NoVideo, TooLarge, VideoInfo, decoders, probe, read_pictures
@@ -38,8 +39,9 @@ class Job:
 @dataclass(frozen=True)
 class Seen:
     """What a video gave. features: metric -> (N, D). faces: frames with one; missing: frames that could not be decoded.
-    speed (F,) and boxes (F, 4) in 0-1: NaN without a face. sound: float32 (S,) at 16 kHz, of the first half minute;
-    None where there is none. sync_reason: why sync could not be judged."""
+    speed (F,) and boxes (F, 4) in 0-1: NaN without a face. motion: None where no head can be seen to move. sound:
+    float32 (S,) at 16 kHz, of the first half minute; None where there is none. sync_reason: why sync could not be
+    judged."""
 
     frames: int
     width: int
@@ -90,35 +92,35 @@ def look(job: Job, extractors: Extractors) -> Seen | Unseen:
 def _watched(info: VideoInfo, decoder: Decoder, job: Job, extractors: Extractors) -> Seen | Unseen:
     grid = info.at_rate(FPS)
     found: dict[str, list[np.ndarray]] = {metric: [] for metric in extractors.of_pictures}
-    lips, marks, there = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    lips, points, boxed, there = list[np.ndarray](), list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
     for block in blocks_of(info, grid, decoder, extractors.tracks_faces):
-        marks.append(block.landmarks[block.before :])
+        marks = block.landmarks[block.before :]
+        points.append(marks[:, RIGID])  # an hour of all landmarks would be half a gigabyte
+        boxed.append(np.concatenate([marks[..., :2].min(axis=1), marks[..., :2].max(axis=1)], axis=1))
         there.append(block.there[block.before :])
         for metric, extractor in extractors.of_pictures.items():
-            if metric in ("fid", "fvd") or len(block.faces):
+            if metric in FACELESS or len(block.faces):
                 found[metric].append(extractor.features(block))
         if extractors.sync is not None:
             lips.append(extractors.sync.features(block))
-    landmarks, decoded = np.concatenate(marks), np.concatenate(there)
+    rigid, decoded = np.concatenate(points), np.concatenate(there)
     if not decoded.any():
         return Unseen(f"{info.path}: none of its pictures can be decoded")
-    known = np.isfinite(landmarks[:, 0, 0])
-    speed = speeds(landmarks, info.width, info.height) if known.any() else np.full(len(grid), np.nan, np.float32)
+    speed = speeds(rigid, info.width, info.height)
     sync = None
     sound, reason = _sound(info, job, len(grid))
     if extractors.sync is not None:
         sync, reason = _judged(extractors, np.concatenate(lips), sound, reason)
-    points = landmarks[..., :2] / np.array([info.width, info.height], np.float32)
     return Seen(
         frames=len(grid),
         width=info.width,
         height=info.height,
-        faces=int(known.sum()),
+        faces=int(np.isfinite(rigid[:, 0, 0]).sum()),
         missing=int((~decoded).sum()),
         features={metric: np.concatenate(rows) for metric, rows in found.items() if rows},
-        boxes=np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1),
+        boxes=np.concatenate(boxed) / np.array([info.width, info.height] * 2, np.float32),
         speed=speed,
-        motion=motion_of(landmarks, speed, info.width, info.height) if known.any() else None,
+        motion=motion_of(rigid, speed, info.width, info.height),
         sound=None if sound is None else sound[: _KEPT_SECONDS * SAMPLE_RATE],
         sync=sync,
         sync_reason=reason,

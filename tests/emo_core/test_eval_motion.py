@@ -29,9 +29,9 @@ def test_a_head_that_turns_steadily():
     yaw[:, 0] = 0.7 * np.arange(60)
     marks = head(yaw, np.full((60, 2), 200.0))
     marks[50:53] = np.nan
-    speed = speeds(marks, 400, 400)
+    speed = speeds(marks[:, RIGID], 400, 400)
     assert np.isnan(speed[50:53]).all() and np.isfinite(speed).sum() == 57
-    found = motion_of(marks, speed, 400, 400)
+    found = motion_of(marks[:, RIGID], speed, 400, 400)
     assert found.velocity_mean == pytest.approx(0.7, abs=0.02) and found.velocity_variance < 1e-3
     assert histogram(speed)[13:15].sum() == 57  # 0.65 to 0.75
 
@@ -39,7 +39,7 @@ def test_a_head_that_turns_steadily():
 def test_a_head_that_wanders():
     places = np.stack([np.linspace(100, 300, 101), np.full(101, 200.0)], axis=1)
     marks = head(np.zeros((101, 3)), places)
-    found = motion_of(marks, speeds(marks, 400, 500), 400, 500)
+    found = motion_of(marks[:, RIGID], speeds(marks[:, RIGID], 400, 500), 400, 500)
     assert found.travel_across == pytest.approx(0.9 * 200 / 400, abs=0.01)
     assert found.travel_down == pytest.approx(0, abs=0.01)
 
@@ -49,3 +49,14 @@ def test_how_much_of_the_face_is_in_the_region():
     assert containment(boxes, np.array([0.2, 0.2, 0.4, 0.4])) == pytest.approx((1 + 0.5 + 0) / 3)
     assert containment(boxes, union(boxes)) == 1
     assert union(boxes) == pytest.approx([0.2, 0.2, 0.8, 0.8])
+
+
+def test_a_face_seen_for_single_frames_has_no_speed():
+    marks = head(np.zeros((9, 3)), np.full((9, 2), 200.0))
+    marks[[1, 3, 6]] = np.nan
+    rigid = marks[:, RIGID]
+    speed = speeds(rigid, 400, 400)
+    assert np.isfinite(speed).tolist() == [False, False, False, False, True, True, False, True, True]
+    marks[[4, 7]] = np.nan
+    speed = speeds(marks[:, RIGID], 400, 400)
+    assert np.isnan(speed).all() and motion_of(marks[:, RIGID], speed, 400, 400) is None

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -240,10 +241,14 @@ def test_the_command(troubled, tmp_path, capfd):
         (("--generated", "OTHER"), "no name in it is also in"),
         (("--metrics", "fid,lpips"), "choose from"),
         (("--out", "r.txt"), "--out r.txt"),
+        (("--out", "folder.json"), "--out folder.json"),
         (("--weights", "GONE"), "--weights"),
         (("--generated", "bad.csv"), "column truht is not known"),
         (("--generated", "rows.csv"), "row 1: has no generated"),
         (("--generated", "region.csv"), "region 1,2,3 is not"),
+        (("--generated", "five.jsonl"), "row 1: region 5 is not"),
+        (("--generated", "words.csv"), "row 1: region a,b,c,d is not"),
+        (("--generated", "wide.csv"), "row 1: has more cells"),
         (("--generated", "both.csv"), "leave --truth out"),
     ],
 )
@@ -255,6 +260,10 @@ def test_bad_input(eval_sample, tmp_path, capfd, monkeypatch, words, said):
     (tmp_path / "bad.csv").write_text("generated,truht\na.mp4,b.mp4\n")
     (tmp_path / "rows.csv").write_text("generated,name\n,b\n")
     (tmp_path / "region.csv").write_text('generated,region\na.mp4,"1,2,3"\n')
+    (tmp_path / "five.jsonl").write_text('{"generated": "a.mp4", "region": 5}\n')
+    (tmp_path / "words.csv").write_text('generated,region\na.mp4,"a,b,c,d"\n')
+    (tmp_path / "wide.csv").write_text("generated,name\na.mp4,b,c\n")
+    (tmp_path / "folder.json").mkdir()
     (tmp_path / "both.csv").write_text("generated,truth\na.mp4,b.mp4\n")
     given = {"--generated": "OTHER", "--truth": eval_sample.folder / "clips", "--out": "r.json"}
     if said != "no name in it is also in":
@@ -274,3 +283,40 @@ def test_names_pair_two_manifests(tmp_path):
     assert a.portrait is None and "two truth videos have this name" in a.problems[0]
     with pytest.raises(UserError, match="--truth: missing"):
         find_pairs(tmp_path / "made.csv", None)
+
+
+def test_files_are_found_from_anywhere(tmp_path, monkeypatch):
+    """A worker of a cluster works in another folder."""
+    for side in ("made", "true"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "a.mp4").touch()
+    (tmp_path / "list.csv").write_text("generated,truth,audio\nmade/a.mp4,true/a.mp4,a.wav\n")
+    monkeypatch.chdir(tmp_path)
+    (folders,), (listed,) = find_pairs(Path("made"), Path("true")), find_pairs(Path("list.csv"), None)
+    assert (folders.generated, folders.truth) == (listed.generated, listed.truth)
+    assert (listed.generated, listed.audio) == (str(tmp_path / "made/a.mp4"), str(tmp_path / "a.wav"))
+
+
+def test_two_people_are_no_pair(tmp_path):
+    (tmp_path / "made.csv").write_text("generated,name,identity\n1.mp4,a,ann\n2.mp4,b,bob\n3.mp4,c,\n")
+    (tmp_path / "true.csv").write_text("truth,name,identity\n7.mp4,a,ann\n8.mp4,b,cid\n9.mp4,c,cid\n")
+    a, b, c = find_pairs(tmp_path / "made.csv", tmp_path / "true.csv")
+    assert not a.problems and not c.problems and c.identity == "cid"
+    assert b.problems == ["wrong pairing? it is of bob, its truth of cid"]
+
+
+def test_what_is_too_short_for_a_metric_is_said(eval_sample, tmp_path):
+    """A video of less than 16 frames has no clip of FVD's."""
+    first, second = (decode_clip(clip.read_bytes()) for clip in eval_sample.clips)
+    for side in ("made", "true"):
+        (tmp_path / side).mkdir()
+        encode_video(tmp_path / side / "short.mp4", first[:12], FPS)
+        encode_video(tmp_path / side / "single.mp4", first[:1], FPS)
+        encode_video(tmp_path / side / "whole.mp4", second[:48], FPS)
+    report = scored(tmp_path / "made", tmp_path / "true", ("fid", "fvd", "motion"))
+    short, single, whole = report.clips
+    assert (short.left_out, single.left_out, whole.left_out) == (["fvd"], ["fvd", "motion"], [])
+    assert "generated: has no 16 whole frames in a row" in short.problems
+    assert "generated: no two neighbouring frames show a face" in single.problems
+    assert report.counted == {"fid": 3, "fvd": 1, "motion": 2}
+    assert report.samples["fvd"].generated_rows == 3
