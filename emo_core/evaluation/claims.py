@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from emo_core.evaluation.alignment import aligned
 from emo_core.evaluation.block import Block
-from emo_core.evaluation.identity import aligned
+from emo_core.evaluation.identity import ARCFACE
 from emo_core.evaluation.motion import speeds
 from emo_core.evaluation.watch import blocks_of
 from emo_core.inference.preprocess import Choice, frame_portrait
 from emo_data.features.faces import find_faces
-from emo_data.features.pose import MOUTH, mouth_opening
+from emo_data.features.pose import MOUTH, RIGID, mouth_opening
 from emo_data.features.quality import loudness_per_frame
 from emo_data.schema import FPS
 from emo_data.sound import sound_between
@@ -29,8 +30,10 @@ ROOM = 2.0
 RUN = 2 * FPS
 """Frames that are drawn together for an interval: neighbours are no new evidence."""
 DRAWS = 2000
-FACE_SIDE, FACE_SHARE = 24, 0.8
-"""Pixels of the aligned face that tells who it is, and how large the face is in it: hair is part of a look."""
+FACE_SIDE = 24
+"""Pixels of the aligned face that tells who it is."""
+FACE = (0.8 * (ARCFACE / 112 - 0.5) + 0.5) * FACE_SIDE
+"""Where its five points are: smaller than ArcFace's, for hair is part of a look."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Film:
     @property
     def speed(self) -> np.ndarray:
         """float32 (F,) degrees per frame, smoothed as in ingestion."""
-        return speeds(self.landmarks, self.pictures.shape[2], self.pictures.shape[1])
+        return speeds(self.landmarks[:, RIGID], self.pictures.shape[2], self.pictures.shape[1])
 
     @property
     def opening(self) -> np.ndarray:
@@ -205,4 +208,4 @@ def _faces(film: Film) -> np.ndarray:
     whole = Block(film.pictures, film.landmarks, np.ones(len(film.pictures), bool), 0)
     if not len(whole.faces):
         return np.zeros((0, FACE_SIDE * FACE_SIDE * 3))
-    return aligned(whole, FACE_SIDE, FACE_SHARE).reshape(len(whole.faces), -1).astype(np.float64)
+    return aligned(whole, FACE, FACE_SIDE).reshape(len(whole.faces), -1).astype(np.float64)
