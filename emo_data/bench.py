@@ -21,7 +21,8 @@ from transformers import Wav2Vec2Config, Wav2Vec2Model
 
 from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
-from emo_data.features.faces import DETECT_EVERY, VIEW, find_faces, native_noise_off
+from emo_data.features.bare import seconds_of, seconds_of_faces, view_of
+from emo_data.features.faces import find_faces
 from emo_data.features.framing import frame_face
 from emo_data.film import encode_video
 from emo_data.ingest.config import IngestConfig
@@ -213,32 +214,17 @@ def _line(worker: Worker, chunks: list[Chunk], key: str) -> tuple[float, float]:
 def _kernels(subject: _Subject, config: IngestConfig, encoder: AudioEncoder) -> dict[str, float]:
     """Seconds of each over one source."""
     pictures, size = subject.pictures, (config.size, config.size)
-    views = [np.ascontiguousarray(picture[subject.view]) for picture in pictures]
     squares = [picture[subject.square] for picture in pictures]
     way = cv2.INTER_AREA if squares[0].shape[0] > config.size else cv2.INTER_CUBIC
     crops = [cv2.resize(square, size, interpolation=way) for square in squares]
-    with native_noise_off():
-        from mediapipe.python.solutions.face_detection import FaceDetection
-        from mediapipe.python.solutions.face_mesh import FaceMesh
-
-        with (
-            FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh,
-            FaceDetection(model_selection=1) as detector,
-        ):
-            mesh.process(views[0])
-            detector.process(pictures[0])
-            times = {
-                "decode": _timed(lambda: _decoded(subject.path)),
-                "mesh": _timed(lambda: [mesh.process(view) for view in views]),
-                "detector": _timed(lambda: [detector.process(picture) for picture in pictures[::DETECT_EVERY]]),
-            }
-    times["crop"] = _timed(lambda: [cv2.resize(square, size, interpolation=way) for square in squares])
-    times["encode"] = _timed(lambda: _encoded(crops, config.fps))
+    times = {"decode": seconds_of(lambda: _decoded(subject.path)), **seconds_of_faces(pictures, subject.view)}
+    times["crop"] = seconds_of(lambda: [cv2.resize(square, size, interpolation=way) for square in squares])
+    times["encode"] = seconds_of(lambda: _encoded(crops, config.fps))
     times["wav2vec"] = 0.0
     if subject.sound is not None:
         wave = torch.from_numpy(subject.sound)[None]
         with torch.inference_mode():
-            times["wav2vec"] = _timed(lambda: encoder.model(wave, output_hidden_states=True))
+            times["wav2vec"] = seconds_of(lambda: encoder.model(wave, output_hidden_states=True))
     return times
 
 
@@ -259,24 +245,15 @@ def _encoded(pictures: list[np.ndarray], fps: float) -> None:
     encode_video(io.BytesIO(), pictures, fps)
 
 
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def _subject(path: Path, fps: float) -> _Subject:
     info = probe(path)
     pictures = [picture for picture in read_pictures(info, info.at_rate(fps), "pyav") if picture is not None]
     (face, *_) = find_faces(pictures[0])
-    half = VIEW / 2 * face.height
-    x, y = (face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2
-    rows, columns = (slice(max(int(middle - half), 0), int(middle + half) + 1) for middle in (y, x))
     stored = frame_face(face.box, info.width, info.height)
     top, left = max(stored.y, 0), max(stored.x, 0)
     square = slice(top, stored.y + stored.side), slice(left, stored.x + stored.side)
     sound = sound_between(path, float(info.times[0]), len(pictures) / fps) if info.has_sound else None
-    return _Subject(path, pictures, (rows, columns), square, sound)
+    return _Subject(path, pictures, view_of(face.box), square, sound)
 
 
 def _random_base(folder: Path) -> str:

@@ -6,7 +6,6 @@ every fifth frame, the sound, and each extractor on pictures and landmarks that 
 
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from emo_core.evaluation.run import alone, evaluate
 from emo_core.evaluation.watch import blocks_of
 from emo_core.evaluation.write import write_report
 from emo_data.errors import UserError
-from emo_data.features.faces import DETECT_EVERY, VIEW, native_noise_off
+from emo_data.features.bare import seconds_of, seconds_of_faces, view_of
 from emo_data.schema import FPS
 from emo_data.sound import sound_between
 from emo_data.synthetic import write_sample
@@ -82,7 +81,7 @@ def bench_evaluation(
                 for what, seconds in _bare(subjects[number % len(subjects)], extractors).items():
                     total[what] = total.get(what, 0.0) + seconds
             report(2 * part + 1, 2 * _TURNS, "scoring")
-            line += _timed(partial(_scored, chosen, setup, None if part < _TURNS - 1 else folder / "report.json"))
+            line += seconds_of(partial(_scored, chosen, setup, None if part < _TURNS - 1 else folder / "report.json"))
         report(2 * _TURNS, 2 * _TURNS, "")
     return EvaluationFigures(
         clips=clips,
@@ -119,10 +118,7 @@ def _subject(path: Path, extractors: Extractors) -> _Subject:
     info = probe(path)
     blocks = list(blocks_of(info, info.at_rate(FPS), decoders(info)[0], extractors.tracks_faces))
     face = blocks[0].landmarks[0, :, :2]
-    half = VIEW / 2 * float(np.ptp(face[:, 1]))
-    x, y = (face.min(axis=0) + face.max(axis=0)) / 2
-    rows, columns = (slice(max(int(middle - half), 0), int(middle + half) + 1) for middle in (y, x))
-    return _Subject(path, blocks, (rows, columns), _sound(path))
+    return _Subject(path, blocks, view_of(np.concatenate([face.min(axis=0), face.max(axis=0)])), _sound(path))
 
 
 def _sound(path: Path) -> np.ndarray:
@@ -135,28 +131,16 @@ def _bare(subject: _Subject, extractors: Extractors) -> dict[str, float]:
     info = probe(subject.path)
     grid = np.arange(len(info.pts))
     pictures = np.concatenate([block.pictures[block.before :] for block in subject.blocks])
-    views = [np.ascontiguousarray(picture[subject.view]) for picture in pictures]
-    with native_noise_off():
-        from mediapipe.python.solutions.face_detection import FaceDetection
-        from mediapipe.python.solutions.face_mesh import FaceMesh
-
-        with (
-            FaceMesh(max_num_faces=1, refine_landmarks=True) as mesh,
-            FaceDetection(model_selection=1) as detector,
-        ):
-            mesh.process(views[0])
-            detector.process(pictures[0])
-            times = {
-                "decoding": _timed(lambda: [None for _ in read_pictures(info, grid, decoders(info)[0])]),
-                "sound": _timed(lambda: _sound(subject.path)),
-                "mesh": _timed(lambda: [mesh.process(view) for view in views]),
-                "detector": _timed(lambda: [detector.process(picture) for picture in pictures[::DETECT_EVERY]]),
-            }
+    times = {
+        "decoding": seconds_of(lambda: [None for _ in read_pictures(info, grid, decoders(info)[0])]),
+        "sound": seconds_of(lambda: _sound(subject.path)),
+        **seconds_of_faces(pictures, subject.view),
+    }
     for metric, extractor in extractors.of_pictures.items():
-        times[metric] = _timed(partial(_extracted, extractor, subject.blocks))
+        times[metric] = seconds_of(partial(_extracted, extractor, subject.blocks))
     sync = extractors.sync
     if sync is not None:
-        times["sync"] = _timed(
+        times["sync"] = seconds_of(
             lambda: sync.judge(np.concatenate([sync.features(block) for block in subject.blocks]), subject.sound)
         )
     return times
@@ -165,9 +149,3 @@ def _bare(subject: _Subject, extractors: Extractors) -> dict[str, float]:
 def _extracted(extractor: Extractor, blocks: list[Block]) -> None:
     for block in blocks:
         extractor.features(block)
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
