@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from emo_core.evaluation.motion import SPEED_EDGES
-from emo_core.evaluation.report import Report
+from emo_core.evaluation.report import KEYS, Report
 from emo_data.whole import whole_file
 
 _SCATTERED = ("sync_confidence", "sync_offset", "fsim", "velocity_mean", "velocity_variance")
@@ -30,7 +30,7 @@ def plot_clips(report: Report, out: Path) -> None:
     """Each number of each clip, generated over truth; a clip on the line is like its truth. PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3 * len(_SCATTERED), 3.2), layout="constrained")
+    figure = Figure(figsize=(3 * len(_SCATTERED), 3.4), layout="constrained")
     for axis, key in zip(figure.subplots(1, len(_SCATTERED)), _SCATTERED, strict=True):
         both = [
             (getattr(clip.truth, key), getattr(clip.generated, key))
@@ -38,9 +38,16 @@ def plot_clips(report: Report, out: Path) -> None:
             if clip.truth is not None and clip.generated is not None
         ]
         points = np.array([pair for pair in both if None not in pair], dtype=float)
-        axis.set(title=key, xlabel="truth", ylabel="generated")
+        axis.set(title=f"{key}\n{_measured_by(key, report)}", xlabel="truth", ylabel="generated")
         if len(points):
             axis.axline((points.mean(), points.mean()), slope=1, linewidth=0.5, color="grey")
             axis.plot(*points.T, "o", markersize=3, alpha=0.6)
     with whole_file(out) as unfinished:
         figure.savefig(unfinished, dpi=120, format="png")
+
+
+def _measured_by(key: str, report: Report) -> str:
+    """The extractor's name: a plot is looked at without its page."""
+    metric = next(metric for metric, keys in KEYS.items() if key in keys)
+    one = report.extractors.get("faces" if metric == "motion" else metric)
+    return one["name"] if one and metric in report.counted else "not asked for"

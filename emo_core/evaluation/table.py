@@ -45,10 +45,18 @@ SPEEDS = (
 _COLUMNS = {"FID ↓": "fid", "SyncNet ↑": "sync", "F-SIM": "fsim", "FVD ↓": "fvd", "E-FID ↓": "efid"}
 _KEYS = {"fid": "fid", "sync": "sync_confidence", "fsim": "fsim", "fvd": "fvd", "efid": "efid"}
 
+_OTHERS = (
+    ("sync offset, frames that the sound is late", "sync_offset", "sync"),
+    ("sync distance", "sync_distance", "sync"),
+    ("region containment (Figure 7), share of the face", "region_containment", "faces"),
+)
+"""What it is, its key, whose extractor measured it."""
+
 
 def markdown(report: Report, title: str) -> str:
     """The whole page."""
-    parts = [f"# {title}", _counted(report), _table_1(report), _offline(report), _table_2(report), _troubles(report)]
+    parts = [f"# {title}", _counted(report), _measured(report), _table_1(report), _offline(report), _table_2(report)]
+    parts += [_others(report), _samples(report), _troubles(report)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -57,6 +65,20 @@ def _counted(report: Report) -> str:
     told = ", ".join(f"{metric} {count}" for metric, count in report.counted.items())
     return f"{clips} clips; counted for each metric: {told}." + (
         f" **{len(report.troubled)} clips have problems**, listed below." if report.troubled else ""
+    )
+
+
+def _measured(report: Report) -> str:
+    """Frames, resolutions, sampling and crop."""
+    told = report.settings
+    sides = [
+        f"{side}: {told['frames'][side]} frames of {', '.join(told['resolutions'][side])}" for side in told["frames"]
+    ]
+    notes = sum(bool(clip.notes) for clip in report.clips)
+    return (
+        f"{'; '.join(sides)}. {told['fps']} frames per second ({told['sampling']}), crop: {told['crop']}; FVD: "
+        f"{told['fvd_frames']} frames, a new clip every {told['fvd_stride']}."
+        + (f" {notes} clips have notes (frames without a face, other lengths), which the JSON has." if notes else "")
     )
 
 
@@ -111,6 +133,37 @@ def _table_2(report: Report) -> str:
         "smooths."
     )
     return "\n\n".join(["## Table 2", note, "\n".join([head, *lines])])
+
+
+def _others(report: Report) -> str:
+    """What no table of the paper has."""
+    rows = [
+        cells(
+            [
+                what,
+                report.extractors[by]["name"],
+                *(number(side.get(key)) for side in (report.metrics, report.ground_truth)),
+            ]
+        )
+        for what, key, by in _OTHERS
+        if by in report.extractors and report.metrics.get(key) is not None
+    ]
+    head = head_of(["number", "by", "generated", "ground truth"])
+    return "## Also measured\n\n" + "\n".join([head, *rows]) if rows else ""
+
+
+def _samples(report: Report) -> str:
+    """How much of the Fréchet distances few samples make up."""
+    rows = [
+        cells(
+            [metric, report.extractors[metric]["name"], f"{found.generated_rows} / {found.truth_rows}"]
+            + [number(value) for value in (found.value, found.at_half, found.at_quarter, found.extrapolated)]
+        )
+        for metric, found in report.samples.items()
+    ]
+    head = head_of(["metric", "by", "generated / truth features", "value", "at a half", "at a quarter", "extrapolated"])
+    note = "Few features make a distance too great, by about b / N: it is where a half of them gives more."
+    return "\n\n".join(["## How much there is", note, "\n".join([head, *rows])]) if rows else ""
 
 
 def _troubles(report: Report) -> str:

@@ -228,6 +228,9 @@ def test_the_command(troubled, tmp_path, capfd):
     page = (tmp_path / "r.md").read_text()
     assert "| EMO | 8.76 | 3.89 | 78.96 | 67.66 | 0.116 |" in page
     assert "| **here** | – | – | – | – | – |" in page  # offline numbers do not stand beside the paper's
+    assert "| region containment (Figure 7), share of the face | mediapipe-face-mesh | 1.000 | 1.000 |" in page
+    assert "generated: 200 frames of 192x192; truth: 200 frames of 192x192. 25 frames per second" in page
+    assert "| fid | offline-random-convolutions | 200 / 200 |" in page
     assert "offline-random-convolutions" in page and "`lonely` (left out of" in page
     for name in ("r.speeds.png", "r.clips.png"):
         assert Image.open(tmp_path / name).width > 100

@@ -89,3 +89,11 @@ def test_cepstra():
     assert found[1, 0] == pytest.approx(np.log((np.abs(spectrum) ** 2 / 512).sum()))
     assert np.abs(mfcc(2 * tone)[:, 1:] - found[:, 1:]).max() < 1e-6  # loudness is in the first coefficient alone
     assert np.abs(mfcc(0.5 * np.sin(2 * np.pi * 2000 * time))[50, 1:] - found[50, 1:]).max() > 10
+
+
+def test_cepstra_are_those_that_syncnet_was_trained_on():
+    """Frame 50 of python_speech_features 0.6 for the same sound."""
+    time = np.arange(SAMPLE_RATE) / SAMPLE_RATE
+    sweep = 0.5 * np.sin(2 * np.pi * (100 + 1500 * time) * time) + 0.1 * np.sin(2 * np.pi * 5000 * time)
+    known = [23.312, -4.661, -23.902, -9.152, 15.521, 42.261, -66.318, 22.831, -5.106, 30.131, -14.7, -30.24, 31.174]
+    assert mfcc(sweep)[50] == pytest.approx(known, abs=1e-3)
