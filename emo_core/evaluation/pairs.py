@@ -10,7 +10,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,8 +82,10 @@ def _rows_of(option: str, source: Path, side: str) -> list[dict[str, Any]]:
     """Rows with a name, absolute files (a worker may have another folder), and the side's video."""
     source = source.absolute()
     if source.is_dir():
-        inside = (Path(folder) / name for folder, _, names in os.walk(source) for name in names)
-        videos = sorted(path for path in inside if path.suffix.lower() in VIDEOS)
+        try:
+            videos = sorted(path for path in _inside(source) if path.suffix.lower() in VIDEOS)
+        except OSError as error:
+            raise UserError(f"{option} {source}: {error}") from error
         if not videos:
             raise UserError(f"{option} {source}: holds no video")
         return [{"name": path.relative_to(source).with_suffix("").as_posix(), side: str(path)} for path in videos]
@@ -96,6 +98,20 @@ def _rows_of(option: str, source: Path, side: str) -> list[dict[str, Any]]:
         return [_checked(row, number, source.parent, side) for number, row in enumerate(rows, start=1)]
     except (OSError, ValueError, pa.ArrowException, csv.Error) as error:
         raise UserError(f"{option} {source}: {error}") from error
+
+
+def _inside(source: Path) -> Iterator[Path]:
+    """All files, also behind links to folders. OSError for what cannot be listed, which is not left out in silence."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for folder, below, names in os.walk(source, onerror=fail, followlinks=True):
+        here = os.path.realpath(folder)
+        for name in below:
+            if os.path.commonpath([here, there := os.path.realpath(os.path.join(folder, name))]) == there:
+                raise OSError(f"{os.path.join(folder, name)} leads back to a folder that it lies in")
+        yield from (Path(folder) / name for name in names)
 
 
 def _cells(data: bytes, ending: str) -> list[dict[str, Any]]:

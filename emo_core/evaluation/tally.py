@@ -1,5 +1,6 @@
 """Outcomes come in, pair by pair; the report comes out. Holds numbers of clips and sums of features, never pictures."""
 
+import os
 from typing import Any
 
 import numpy as np
@@ -151,10 +152,11 @@ class Tally:
         sums = [metric for metric in self._features if metric not in clip.left_out]
         for metric in sums:
             done = self._counted_truth.setdefault(metric, set())
+            file = os.path.realpath(str(pair.truth))
             for side, seen in (("generated", generated), ("truth", truth)):
-                if metric in seen.features and not (side == "truth" and pair.truth in done):
+                if metric in seen.features and not (side == "truth" and file in done):
                     self._features[metric].add(side, seen.features[metric])
-            done.add(pair.truth or "")
+            done.add(file)
         if "motion" in self._metrics and "motion" not in clip.left_out:
             for side, seen in (("generated", generated), ("truth", truth)):
                 self._speeds[side] += histogram(seen.speed)

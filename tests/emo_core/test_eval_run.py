@@ -1,6 +1,7 @@
 """Whole evaluations of synthetic clips: what must come out, and what must not be hidden."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -323,3 +324,41 @@ def test_what_is_too_short_for_a_metric_is_said(eval_sample, tmp_path):
     assert "generated: no two neighbouring frames show a face" in single.problems
     assert report.counted == {"fid": 3, "fvd": 1, "motion": 2}
     assert report.samples["fvd"].generated_rows == 3
+
+
+def test_a_truth_of_two_names_counts_once(eval_sample, tmp_path):
+    """As where every method's video has a link to its truth beside it."""
+    for side in ("made", "true"):
+        (tmp_path / side).mkdir()
+    for name in ("a", "b"):
+        shutil.copy(eval_sample.clips[0], tmp_path / f"made/{name}.mp4")
+        (tmp_path / f"true/{name}.mp4").symlink_to(eval_sample.clips[0])
+    report = scored(tmp_path / "made", tmp_path / "true", ("fid",))
+    assert (report.samples["fid"].generated_rows, report.samples["fid"].truth_rows) == (200, 100)
+
+
+def test_folders_that_cannot_be_listed_are_not_left_out(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.mp4").touch()
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(UserError, match=r"Permission denied.*locked"):
+        find_pairs(tmp_path, tmp_path)
+
+
+def test_linked_folders_are_looked_into(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/a.mp4").touch()
+    for side in ("made", "true"):
+        (tmp_path / side).mkdir()
+        (tmp_path / side / "set").symlink_to(tmp_path / "elsewhere")
+    assert [pair.name for pair in find_pairs(tmp_path / "made", tmp_path / "true")] == ["set/a"]
+    (tmp_path / "elsewhere/round").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="leads back"):
+        find_pairs(tmp_path / "made", tmp_path / "true")
