@@ -43,3 +43,9 @@ def connected(address: str, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def cluster_cores(address: str) -> int:
+    """CPUs that Ray counts there, but for one that its own tasks need. UserError as `connected`."""
+    with connected(address, 1):
+        return max(1, int(ray.cluster_resources().get("CPU", 2)) - 1)

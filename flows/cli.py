@@ -12,6 +12,7 @@ from emo_data.errors import UserError
 from flows.commands.batch import batch
 from flows.commands.data import data, ingest, sample
 from flows.commands.evaluate import evaluate
+from flows.commands.flows import flows
 from flows.commands.model import bench, generate
 from flows.commands.options import Device, Json, choose_device, say
 from flows.commands.serve import serve
@@ -52,6 +53,7 @@ app.command()(generate)
 app.command()(serve)
 app.command()(batch)
 app.command()(evaluate)
+app.add_typer(flows, name="flows")
 app.add_typer(weights, name="weights")
 app.add_typer(bench, name="bench")
 

@@ -134,12 +134,14 @@ def ingest(
     limits: Limits | None = None,
     judge: Callable[[], Judge] | None = None,
     retry_faults: bool = False,
+    on_piece: Callable[[Piece], None] = lambda piece: None,
 ) -> IngestSummary:
     """Add every clip in the sources to the dataset `out`; safe to call again, it does only what is missing.
 
     sources: video files, folders (searched through), globs, `s3://` prefixes and manifests, see sources.py.
     judge: makes what judges whether mouth and sound go together, see sync.py. retry_faults: do sources again that
-    brought our programs down. UserError for bad usage, and where another ingestion is writing this dataset.
+    brought our programs down. on_piece: is shown what is committed. UserError for bad usage, and where another
+    ingestion is writing this dataset.
     """
     units = find_units(sources, config)
     encoder = AudioEncoder.load(config.audio_model, config.audio_layers)
@@ -154,7 +156,7 @@ def ingest(
             stamps, surveys = survey_sources(units, dataset, hands.survey, retry_faults, report)
         tasks, copies, already = _missing(units, stamps, surveys, dataset, encoder.fingerprint, config, retry_faults)
         with phase("ingest") as report:
-            count = _carry_out(tasks, dataset, Ledger(dataset.folder, setup.run), hands, lease, config, report)
+            count = _carry_out(tasks, dataset, Ledger(dataset.folder, setup.run), hands, lease, config, report, on_piece)
         lease.check()
         dataset.sweep()
     return IngestSummary(
@@ -217,6 +219,7 @@ def _carry_out(
     lease: Lease,
     config: IngestConfig,
     report: Report,
+    on_piece: Callable[[Piece], None],
 ) -> _Count:
     """Have the chunks done and commit each unit as soon as all of it is there."""
     count, finished = _Count(), ledger.finished()
@@ -237,6 +240,8 @@ def _carry_out(
         dataset.commit(
             Commit(task.key, unit.name, task.survey.sha256, unit.identity, unit.split, unit.start, unit.end, pieces)
         )
+        for piece in pieces:
+            on_piece(piece)
         ledger.forget(task.chunks)
 
     for task in tasks:

@@ -1,11 +1,7 @@
 """The command that trains the model."""
 
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -14,7 +10,6 @@ from emo_data.errors import UserError
 from flows.commands.options import Device, Json, check_picture, choose_device, say
 
 if TYPE_CHECKING:
-    from emo_core.training.loop import Notice
     from emo_core.training.plan import Plan
 
 
@@ -78,11 +73,12 @@ def train(
     """Train one stage; the result is RUN/model. An unfinished RUN goes on where it stopped."""
     import torch
 
-    from emo_core.training.loop import DivergedError, StoppedError
+    from emo_core.training.loop import DivergedError, Notice, StoppedError
     from emo_core.training.plan import plan
     from emo_core.training.plot import plot_losses
     from emo_core.training.recipes import stage_recipe
     from emo_core.training.run import Crew, carry_out, check_crew
+    from flows.asked import asked_to_stop
     from flows.progress import progress
 
     check_picture("--plot", plot)
@@ -112,8 +108,8 @@ def train(
         _show(planned, as_json)
         return
     try:
-        with progress(f"stage {stage}") as report, _asked_to_stop() as notice:
-            carry_out(planned, chosen, crew, report, notice)
+        with progress(f"stage {stage}") as report, asked_to_stop() as asked:
+            carry_out(planned, chosen, crew, report, lambda: Notice.STOP if asked() else Notice.NONE)
     except (StoppedError, DivergedError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(1) from error
@@ -139,27 +135,6 @@ def _range(text: str) -> tuple[int, int]:
     if int(least) == 0 < int(most or least):
         raise UserError(f"--workers {text}: the least number of Ray workers is 1")
     return int(least), int(most or least)
-
-
-@contextmanager
-def _asked_to_stop() -> "Iterator[Callable[[], Notice]]":
-    """Ctrl-C, or what a batch system sends before it kills, ends the step and keeps it; a second one ends at once."""
-    from emo_core.training.loop import Notice
-
-    asked: list[int] = []
-
-    def hear(number: int, _: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        print("stopping after this step; once more stops at once and loses it", file=sys.stderr, flush=True)
-
-    before = {number: signal.signal(number, hear) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: Notice.STOP if asked else Notice.NONE
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _show(planned: "Plan", as_json: bool) -> None:

@@ -1,0 +1,87 @@
+"""Tell a Prefect server of the flows, and run what it is asked for."""
+
+import asyncio
+import signal
+
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
+from prefect.schedules import Cron
+
+from flows.deployed.all import DEPLOYED, Deployed
+from flows.deployed.limits import GPUS
+from flows.secrets import ObjectStore
+
+NAME = "emo"
+"""Of every deployment: ingest/emo, train/emo…"""
+_POLL = 2.0
+"""Seconds between two questions whether there is something to do."""
+
+
+def serve(at_a_time: int, gpus: int | None) -> None:
+    """Register all flows and run them on this machine, until the process is told to stop; it then cancels its runs.
+
+    at_a_time: runs; more wait. gpus: that runs of training share; None leaves their limit as it is.
+    """
+    _prepare(gpus)
+    # Whether a schedule is on is decided by people, not by this process' end.
+    runner = Runner(NAME, query_seconds=_POLL, limit=at_a_time, pause_on_shutdown=False)
+    for deployed in DEPLOYED:
+        runner.add_deployment(described(deployed))
+    asyncio.run(_until_told(runner))
+
+
+async def _until_told(runner: Runner) -> None:
+    """Run; when told to end, cancel what runs first. What Prefect does by itself at SIGTERM is to leave it."""
+    work = asyncio.create_task(runner.start())
+    while not (runner.started or work.done()):
+        await asyncio.sleep(0.1)
+    loop, ending = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, lambda: ending.add(loop.create_task(runner.astop())))
+    await work
+
+
+def deploy(pool: str, image: str | None, gpus: int | None) -> list[str]:
+    """Register all flows for a work pool, whose workers have this release; the names of the deployments."""
+    _prepare(gpus)
+    names = []
+    for deployed in DEPLOYED:
+        made = described(deployed)
+        made.apply(work_pool_name=pool, image=image)
+        names.append(made.full_name)
+    return names
+
+
+def described(deployed: Deployed) -> RunnerDeployment:
+    """As the server is told. A schedule is told once: later it is what people made of it."""
+    limit = deployed.at_a_time
+    schedule = Cron(deployed.cron, active=False, slug="by-itself") if deployed.cron else None
+    return RunnerDeployment.from_flow(
+        deployed.flow,
+        NAME,
+        schedule=None if _there(deployed) else schedule,
+        parameters=deployed.parameters,
+        tags=[NAME, *deployed.tags],
+        concurrency_limit=limit
+        and ConcurrencyLimitConfig(limit=limit, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        entrypoint_type=EntrypointType.MODULE_PATH,  # by import: wherever this release is installed
+    )
+
+
+def _there(deployed: Deployed) -> bool:
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_deployment_by_name(f"{deployed.flow.name}/{NAME}")
+        except ObjectNotFound:
+            return False
+        return True
+
+
+def _prepare(gpus: int | None) -> None:
+    ObjectStore.register_type_and_schema()
+    if gpus is not None:
+        with get_client(sync_client=True) as client:
+            client.upsert_global_concurrency_limit_by_name(GPUS, gpus)
