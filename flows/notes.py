@@ -1,9 +1,9 @@
 """What passes between a job and whoever watches it: files in a folder that both see, on a disk or in a store.
 
-    NOTES/open/ID.json      what was asked for; there while somebody must care about the job
-    NOTES/ID/progress.json  how far it is, with a beat that shows that it lives; in the way that it is shown
-    NOTES/ID/pictures/      charts and frames
-    NOTES/ID/result.json    how it ended, written last: this is the truth, not an exit code
+NOTES/open/ID.json      what was asked for; there while somebody must care about the job
+NOTES/ID/progress.json  how far it is, with a beat that shows that it lives; in the way that it is shown
+NOTES/ID/pictures/      charts and frames
+NOTES/ID/result.json    how it ended, written last: this is the truth, not an exit code
 """
 
 import json
@@ -35,7 +35,7 @@ class Spec(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a job is. pictures: name -> how often it was drawn."""
+    """How far a job is. pictures: name -> how often it was drawn; pages: name -> Markdown."""
 
     beat: int = 0
     phase: str = "start"
@@ -44,6 +44,7 @@ class Progress(BaseModel):
     note: str = ""
     counts: dict[str, float] = {}
     pictures: dict[str, int] = {}
+    pages: dict[str, str] = {}
 
     @property
     def mark(self) -> tuple[str, int, str, dict[str, float]]:

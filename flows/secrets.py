@@ -11,7 +11,7 @@ from prefect.settings import get_current_settings
 from pydantic import Field, SecretStr
 
 from emo_data.errors import UserError
-from flows.forms import Where
+from flows.forms.where import Where
 
 
 class ObjectStore(Block):
@@ -44,7 +44,7 @@ def store_keys(where: Where) -> Iterator[dict[str, str]]:
         yield {}
         return
     try:
-        keys = ObjectStore.load(where.credentials).environment()
+        keys = ObjectStore.load(where.credentials, _sync=True).environment()  # type: ignore[union-attr]
     except ValueError as error:
         raise UserError(f"Object store {where.credentials}: there is no block of this name; make one") from error
     before = {name: os.environ.get(name) for name in keys}
@@ -73,6 +73,6 @@ def _block(name: str) -> str | None:
     if not get_current_settings().api.url:  # a plain call, of which no server knows
         return None
     try:
-        return str(Secret.load(name).get())
+        return str(Secret.load(name, _sync=True).get())  # type: ignore[union-attr]
     except ValueError:  # Prefect's word for a block that is not there
         return None

@@ -25,7 +25,9 @@ def local_server(port: int) -> Iterator[str]:
     """
     page = f"http://127.0.0.1:{port}"
     if _answers(page):
-        raise UserError(f"--port {port}: something answers there; if it is a Prefect server, set PREFECT_API_URL={page}/api")
+        raise UserError(
+            f"--port {port}: something answers there; if it is a Prefect server, set PREFECT_API_URL={page}/api"
+        )
     os.environ.update(OFFLINE)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     # Of its own group, so that Ctrl-C does not take it away before what uses it.

@@ -1,6 +1,7 @@
 """What Prefect's page of a run shows while it runs: progress, counts, pictures, where things are."""
 
 import base64
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -66,18 +67,13 @@ class Shown:
             self._show("progress", "progress", round(share, 1), told)
         if now.counts and self._due("counts", now.counts, over):
             rows = [{"what": name, "how many": round(number, 2)} for name, number in sorted(now.counts.items())]
-            self._show("counts", "table", rows, "Counted so far")
+            self._show("counts", "table", json.dumps(rows), "Counted so far")
+        for name, text in now.pages.items():
+            if self._due(name, text, over):
+                self._show(name, "markdown", text, name)
         for name, times in now.pictures.items():
             if self._due(name, times, over) and (png := self._notes.picture(name)):
                 self._show(name, "image", f"data:image/png;base64,{base64.b64encode(png).decode()}", name)
-
-    def table(self, key: str, rows: list[dict[str, Any]], what: str) -> None:
-        """Rows of columns."""
-        self._show(key, "table", rows, what)
-
-    def page(self, key: str, text: str, what: str) -> None:
-        """Markdown."""
-        self._show(key, "markdown", text, what)
 
     def _due(self, key: str, told: object, over: bool) -> bool:
         """Whether it is news, and not too soon."""
@@ -92,10 +88,6 @@ class Shown:
     def _show(self, key: str, kind: str, data: Any, what: str) -> None:
         if self._client is None:
             return
-        if kind == "table":
-            import json
-
-            data = json.dumps(data)
         if key in self._made:
             self._client.update_artifact(self._made[key], ArtifactUpdate(data=data, description=what))
             return

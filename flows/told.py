@@ -63,6 +63,10 @@ class Told:
                 update={"counts": counts | {name: counts.get(name, 0) + number for name, number in more.items()}}
             )
 
+    def page(self, name: str, text: str) -> None:
+        """Have Markdown shown."""
+        self.set(pages=self._now.pages | {name: text})
+
     def picture(self, name: str, draw: Callable[[Path], object], every: float = 0.0) -> None:
         """Have a PNG drawn and shown, unless that has been done in the last so many seconds."""
         now = time.monotonic()

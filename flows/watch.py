@@ -16,7 +16,8 @@ from prefect.tasks import Task
 
 from emo_data.errors import UserError
 from emo_data.lease import leased
-from flows.forms import Form, Where
+from flows.forms.form import Form
+from flows.forms.where import Where
 from flows.launch.here import Here
 from flows.launch.launcher import JobLost, Launcher, Life
 from flows.launch.ray_jobs import RayJobs
@@ -50,7 +51,19 @@ def carry_out(kind: Kind, form: Form, where: Where, places: Mapping[str, str], s
     return job.with_options(name=name, task_run_name=name)(kind, form, where, places, step)
 
 
-def watch(kind: Kind, form: Form, where: Where, places: Mapping[str, str], step: str = "") -> dict[str, Any]:
+@task(
+    retries=2,  # of what died without a word: it goes on where it was
+    retry_delay_seconds=10,
+    retry_condition_fn=_was_lost,
+    cache_policy=NO_CACHE,  # datasets and runs know themselves what is done, also of other runs
+    persist_result=False,
+)
+def job(kind: Kind, form: Form, where: Where, places: Mapping[str, str], step: str) -> dict[str, Any]:
+    """A job as a task, which Prefect's page shows, and tries again."""
+    return watch(kind, form, where, places, step)
+
+
+def watch(kind: Kind, form: Form, where: Where, places: Mapping[str, str], step: str) -> dict[str, Any]:
     """Start a job, or find it again, and follow it to its end. Whatever ends this call ends the job, too."""
     run = FlowRunContext.get()
     flow_run = str(run.flow_run.id) if run and run.flow_run else None
@@ -106,7 +119,7 @@ def follow(spec: Spec, name: str, places: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _follow(job_name: str, where: Where, launcher: Launcher, notes: Notes, shown: Shown) -> dict[str, Any]:
-    patience, now, read = _Patience(where.stuck_minutes * 60), Progress(), 0
+    patience, now, read = Patience(where.stuck_minutes * 60), Progress(), 0
     while True:
         life, word = launcher.status(job_name)  # first: what a job that has ended wrote is there
         now = notes.progress() or now
@@ -132,7 +145,7 @@ def _judged(result: Result | None, word: str) -> dict[str, Any]:
     raise UserError(result.error) if result.usage else JobFailed(result.error)
 
 
-class _Patience:
+class Patience:
     """With a job that is said to run."""
 
     def __init__(self, stuck: float) -> None:
@@ -150,13 +163,3 @@ class _Patience:
             raise JobLost(f"no sign of life from the job for {SILENCE:.0f} s, though it is said to run")
         if moment - self._mark_since > self._stuck:
             raise JobLost(f"stuck: no progress for {self._stuck / 60:g} minutes, at {now.phase} {now.note}".rstrip())
-
-
-job = task(
-    watch,
-    retries=2,  # of what died without a word: it goes on where it was
-    retry_delay_seconds=10,
-    retry_condition_fn=_was_lost,
-    cache_policy=NO_CACHE,  # datasets and runs know themselves what is done, also of other runs
-    persist_result=False,
-)

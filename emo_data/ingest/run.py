@@ -156,7 +156,9 @@ def ingest(
             stamps, surveys = survey_sources(units, dataset, hands.survey, retry_faults, report)
         tasks, copies, already = _missing(units, stamps, surveys, dataset, encoder.fingerprint, config, retry_faults)
         with phase("ingest") as report:
-            count = _carry_out(tasks, dataset, Ledger(dataset.folder, setup.run), hands, lease, config, report, on_piece)
+            count = _carry_out(
+                tasks, dataset, Ledger(dataset.folder, setup.run), hands, lease, config, report, on_piece
+            )
         lease.check()
         dataset.sweep()
     return IngestSummary(

@@ -20,7 +20,8 @@ Gpus = Annotated[
 @flows.command()
 def serve(
     port: Annotated[
-        int, typer.Option(min=1, max=65535, help="Of the server that is started here, unless PREFECT_API_URL names one.")
+        int,
+        typer.Option(min=1, max=65535, help="Of the server that is started here, unless PREFECT_API_URL names one."),
     ] = 4200,
     at_a_time: Annotated[int, typer.Option(min=1, help="Runs on this machine; more wait.")] = 8,
     gpus: Gpus = None,

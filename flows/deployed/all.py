@@ -6,8 +6,12 @@ from typing import Any
 
 from prefect import Flow
 
+from flows.deployed.evaluate import evaluate
+from flows.deployed.full import full
+from flows.deployed.generate import generate
 from flows.deployed.ingest import ingest
 from flows.deployed.reaper import reaper
+from flows.deployed.serve import serve
 from flows.deployed.train import train
 
 
@@ -25,5 +29,9 @@ class Deployed:
 DEPLOYED = (
     Deployed(ingest, ["data"], cron="0 3 * * *"),
     Deployed(train, ["gpu"]),
+    Deployed(full, ["data", "gpu"]),
+    Deployed(evaluate, ["gpu"]),
+    Deployed(generate, ["service"]),
+    Deployed(serve, ["service"], at_a_time=1),
     Deployed(reaper, ["care"], at_a_time=1, cron="*/5 * * * *"),
 )

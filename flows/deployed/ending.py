@@ -6,7 +6,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 
-from flows.forms import Where
+from flows.forms.where import Where
 from flows.notes import Notes, open_jobs
 from flows.secrets import store_keys
 from flows.watch import launcher_for

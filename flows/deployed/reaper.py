@@ -2,13 +2,13 @@
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
 from emo_data.lease import Taken, leased
-from flows.forms import Where
+from flows.forms.where import HERE, Where
 from flows.notes import Notes, Spec, open_jobs
 from flows.secrets import store_keys
 from flows.watch import launcher_for
@@ -17,7 +17,7 @@ _ORPHANED = "the process of its flow is gone; its job was stopped: run again to 
 
 
 @flow(name="reaper")
-def reaper(where: Where = Where()) -> dict[str, str]:
+def reaper(where: Where = HERE) -> dict[str, str]:
     """Stop what computes for a run that is over or that nobody carries on. Returns why, by job."""
     stopped = {}
     with store_keys(where) as keys, get_client(sync_client=True) as client:
@@ -45,7 +45,7 @@ def _orphaned(spec: Spec, where: Where, client: SyncPrefectClient) -> str:
         return f"its run is {state.name if state else 'nowhere'}"
     if state.type not in (StateType.RUNNING, StateType.CANCELLING) or _watched(spec, where):
         return ""  # one that waits to be tried again will find its job
-    ended = Cancelled(message=_ORPHANED) if state.is_cancelling() else Crashed(message=_ORPHANED)
+    ended: State[None] = Cancelled(message=_ORPHANED) if state.is_cancelling() else Crashed(message=_ORPHANED)
     client.set_flow_run_state(run.id, ended, force=True)
     return "the process of its flow is gone"
 

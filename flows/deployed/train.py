@@ -6,13 +6,20 @@ from prefect import flow
 
 from flows.deployed.ending import stop_jobs
 from flows.deployed.limits import gpus
-from flows.forms import TrainForm, Where
+from flows.forms.train import TrainForm
+from flows.forms.where import HERE, Where
 from flows.watch import carry_out
 
 
 @flow(name="train", flow_run_name="stage {what.stage} {what.out}", on_cancellation=[stop_jobs], on_crashed=[stop_jobs])
-def train(what: TrainForm, where: Where = Where()) -> dict[str, Any]:
+def train(what: TrainForm, where: Where = HERE) -> dict[str, Any]:
     """Train one stage; the result is the run's model. Run again, an unfinished run goes on where it stopped."""
+    return trained(what, where)
+
+
+def trained(what: TrainForm, where: Where, step: str = "") -> dict[str, Any]:
+    """As a step of any flow."""
+    board = f"tensorboard --logdir {what.out}/tensorboard"
+    places = {"dataset": what.data, "run": what.out, "model": f"{what.out}/model", "TensorBoard": board}
     with gpus(what.workers or 1, what.device):
-        board = f"tensorboard --logdir {what.out}/tensorboard"
-        return carry_out("train", what, where, {"run": what.out, "model": f"{what.out}/model", "TensorBoard": board})
+        return carry_out("train", what, where, places, step)

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from emo_data.errors import UserError
 from flows.launch.launcher import JobLost, Life
 from flows.notes import VARIABLE, Spec
 
@@ -94,7 +95,7 @@ class RayJobs:
         return f"gcs://{name}"
 
     def _ask(self, method: str, path: str, **what: Any) -> httpx.Response:
-        """Raises JobLost where the cluster is away for long, or wants another token."""
+        """Raises JobLost where the cluster is away for long, and UserError where it wants another token."""
         end = time.monotonic() + _PATIENCE
         while True:
             try:
@@ -104,7 +105,9 @@ class RayJobs:
                     raise JobLost(f"{self._url}: no answer for {_PATIENCE:.0f} s: {error}") from error
             else:
                 if answer.status_code in (401, 403):
-                    raise JobLost(f"{self._url}: wants another token: set RAY_AUTH_TOKEN or the block ray-token")
+                    raise UserError(
+                        f"Ray cluster {self._url}: wants another token; set RAY_AUTH_TOKEN or the block ray-token"
+                    )
                 return answer
             time.sleep(2)
 

@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import Any
 
-from flows.forms import Where
+from flows.forms.where import Where
 from flows.notes import Spec
 from flows.told import Told
 

@@ -6,7 +6,8 @@ from emo_data.ingest.config import IngestConfig
 from emo_data.ingest.on_ray import ray_crew, workers_here
 from emo_data.ingest.run import CrewOf, alone, ingest
 from emo_data.store import Piece
-from flows.forms import IngestForm, Where
+from flows.forms.ingest import IngestForm
+from flows.forms.where import Where
 from flows.told import Told
 from flows.work import ray_address
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from emo_core.inference.export import contact_sheet, save_picture
 from emo_core.training.crew import Crew, check_crew, divisors
 from emo_core.training.loop import Notice, StoppedError
 from emo_core.training.plan import plan
@@ -18,9 +17,11 @@ from emo_core.training.recipes import stage_recipe
 from emo_core.training.run import carry_out
 from emo_data.objects import Folder
 from flows.asked import asked_to_stop
-from flows.forms import TrainForm, Where
+from flows.forms.train import TrainForm
+from flows.forms.where import Where
 from flows.told import Told
 from flows.work import ray_address
+from flows.work.pictures import sheet, shrunk
 
 _SECONDS = 30.0
 """Between two charts, and two looks for previews."""
@@ -104,17 +105,7 @@ def _previews(run: str, told: Told) -> Iterator[Callable[[], None]]:
 
 def _sheet(folder: Folder, name: str, path: Path) -> None:
     """A preview as one picture: some frames of it, where it is a video."""
-    if name.endswith(".png"):
-        path.write_bytes(folder.read(name))
-        return
-    import numpy as np
-
-    from emo_data.video import probe, read_pictures
-
     with tempfile.TemporaryDirectory() as scratch:
-        video = Path(scratch) / "preview.mp4"
-        folder.copy(name, video)
-        info = probe(video)
-        chosen = np.unique(np.linspace(0, len(info.times) - 1, 8).round().astype(int))
-        frames = np.stack([np.array(picture) for picture in read_pictures(info, chosen, "pyav")])
-    save_picture(contact_sheet(frames, columns=4), path)
+        copy = Path(scratch) / Path(name).name
+        folder.copy(name, copy)
+        (shrunk if copy.suffix == ".png" else sheet)(copy, path)

@@ -46,7 +46,8 @@ def asked(clips: Path) -> dict[str, object]:
 def data(asked: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Their dataset, as a plain call of the flow's function makes it: no server, no run."""
     from flows.deployed.ingest import ingest
-    from flows.forms import IngestForm, Where
+    from flows.forms.ingest import IngestForm
+    from flows.forms.where import Where
 
     folder = tmp_path_factory.mktemp("plain")
     form = IngestForm.model_validate({**asked, "out": str(folder / "data"), "workers": 0})

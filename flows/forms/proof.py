@@ -1,0 +1,18 @@
+"""The form of the proof."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from flows.forms.form import Form, Place
+
+
+class ProofForm(Form):
+    """The paper's claims on the small model, from nothing."""
+
+    out: Place = Field(
+        "build/proof", title="Folder", description="A new one, or an earlier proof's: what is done stays."
+    )
+    device: Literal["auto", "cpu"] = Field(
+        "auto", title="Compute on", description="auto: the accelerator if there is one."
+    )
