@@ -44,9 +44,11 @@ def store_keys(where: Where) -> Iterator[dict[str, str]]:
         yield {}
         return
     try:
-        keys = ObjectStore.load(where.credentials, _sync=True).environment()  # type: ignore[union-attr]
+        block = ObjectStore.load(where.credentials)
     except ValueError as error:
         raise UserError(f"Object store {where.credentials}: there is no block of this name; make one") from error
+    assert isinstance(block, ObjectStore)  # and no coroutine: nothing here is
+    keys = block.environment()
     before = {name: os.environ.get(name) for name in keys}
     os.environ.update(keys)
     try:
@@ -73,6 +75,8 @@ def _block(name: str) -> str | None:
     if not get_current_settings().api.url:  # a plain call, of which no server knows
         return None
     try:
-        return str(Secret.load(name, _sync=True).get())  # type: ignore[union-attr]
+        block = Secret.load(name)
     except ValueError:  # Prefect's word for a block that is not there
         return None
+    assert isinstance(block, Secret)
+    return str(block.get())

@@ -1,4 +1,4 @@
-"""The flows with what their deployments say: how they are called, found and limited, and when they run by themselves."""
+"""The flows with what their deployments say: how they are found and limited, and when they run by themselves."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

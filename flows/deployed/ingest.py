@@ -13,7 +13,7 @@ from flows.watch import carry_out
 
 @flow(name="ingest", flow_run_name="ingest {what.out}", on_cancellation=[stop_jobs], on_crashed=[stop_jobs])
 def ingest(what: IngestForm, where: Where = HERE) -> dict[str, Any]:
-    """Videos become rows of a dataset: find the face, crop, measure, hear, store. Run again, it does what is missing."""
+    """Videos become rows: find the face, crop, measure, hear, store. Run again, it does what is missing."""
     return ingested(what, where)
 
 

@@ -1,4 +1,4 @@
-"""Jobs that nobody watches any more: the run is over, or the process of its flow was killed together with its runner."""
+"""Jobs that nobody watches any more: the run is over, or its flow was killed together with its runner."""
 
 from prefect import flow, get_run_logger
 from prefect.client.orchestration import SyncPrefectClient, get_client

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def work(given: dict[str, Any], where: Where, told: Told) -> dict[str, Any]:
     told.page("report", markdown(scored, title))
     for file in files:
         if file.suffix == ".png":
-            told.picture(file.name.split(".")[-2], lambda path, file=file: shrunk(file, path))
+            told.picture(file.name.split(".")[-2], partial(shrunk, file))
     for clip in scored.troubled:
         print(f"problem: {clip.name}: {'; '.join(clip.problems)}", flush=True)
     told.count(clips=len(pairs), problems=len(scored.troubled))
@@ -81,7 +82,7 @@ def _made(form: EvaluateForm, model: str, out: Path, device: torch.device, told:
             asked = Request(testset / row["portrait"], testset / row["audio"], video, sampling=sampling, resume=True)
             assert loaded is not None
             generate(loaded, asked)
-            told.picture("preview", lambda path, video=video: sheet(video, path), every=30)
+            told.picture("preview", partial(sheet, video), every=30)
     return videos, testset / MANIFEST
 
 

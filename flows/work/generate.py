@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def work(given: dict[str, Any], where: Where, told: Told) -> dict[str, Any]:
     told.count(done=found.done, failed=found.failed, **{"done before": found.skipped})
     video = Path(form.out) / f"{rows[0].name}.mp4"
     if video.exists():
-        told.picture("preview", lambda path: sheet(video, path))
+        told.picture("preview", partial(sheet, video))
     if rows and found.failed == len(rows):
         raise RuntimeError(f"all {found.failed} rows failed; {found.results} says why")
     return found.model_dump()

@@ -15,15 +15,17 @@ from tests.flows.server import free_port
 
 
 class Cluster:
-    """url: of its dashboard."""
+    """url: of its dashboard. service_token: what the service of emo there asks for."""
 
     def __init__(self, folder: Path) -> None:
         self.token, self.url = secrets.token_hex(16), f"http://127.0.0.1:{free_port()}"
+        self.service_token, self.service_port = secrets.token_hex(16), free_port()
         root, binaries = Path(__file__).parents[2], Path(sys.executable).parent
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "PREFECT_"))},
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
+            "EMO_TOKEN": self.service_token,
             "RAY_JOB_STOP_WAIT_TIME_S": "10",
             "RAY_USAGE_STATS_ENABLED": "0",
             "PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}",

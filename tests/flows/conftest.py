@@ -5,12 +5,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from emo_core.checkpoint import Card, Checkpoint, save
+from emo_core.diffusion import noise_schedule
+from emo_core.model.codec import LinearCodec
+from emo_core.model.emo import build
+from emo_data.features.audio import AudioEncoder
 from emo_data.synthetic import write_sample
+from tests.emo_core.runs import smallest_config
 from tests.flows.server import Flows
 
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
+
+
+BUCKETS = ([0.0, 1.0, 2.0], [1.0, 1.0, 1.0])
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +50,20 @@ def asked(clips: Path) -> dict[str, object]:
         "identity_pattern": r"^(look\d+)_",
         "test_share": 0.5,
     }
+
+
+@pytest.fixture(scope="session")
+def serviceable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The smallest model that a service takes."""
+    encoder = AudioEncoder.load("tiny")
+    config = smallest_config(len(encoder.layers), encoder.width)
+    torch.manual_seed(0)
+    model = build(config, 3, BUCKETS).eval()
+    codec = LinearCodec.fit(torch.rand(4, 3, 32, 32) * 2 - 1, config.codec_downscale, config.latent_channels)
+    card = Card(stage=3, config=config, audio_fingerprint=encoder.fingerprint, speed_buckets=BUCKETS, lineage=["", ""])
+    folder = tmp_path_factory.mktemp("serviceable") / "model"
+    save(Checkpoint(card, model, codec, noise_schedule("sample"), encoder), folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

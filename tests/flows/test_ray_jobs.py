@@ -1,0 +1,108 @@
+"""Jobs and the service on a Ray cluster that asks for a token."""
+
+import httpx
+import pytest
+
+from emo_data.errors import UserError
+from flows.deployed.ingest import ingest
+from flows.forms.ingest import IngestForm
+from flows.forms.where import Where
+from flows.launch.ray_jobs import RayJobs
+from flows.notes import Notes
+from tests.emo_data.kills import content
+from tests.flows.cluster import Cluster
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """`ray start --head` on the loopback, with a token."""
+    started = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield started
+    assert started.end() == []
+
+
+@pytest.fixture(scope="module")
+def token_block(served, cluster):
+    """The cluster's token, where the flows find it: nobody types it into a form."""
+    kinds = served.http.post("/block_types/filter", json={}).json()
+    kind = next(one["id"] for one in kinds if one["slug"] == "secret")
+    asked = {"block_schemas": {"block_type_id": {"any_": [kind]}}}
+    schema = served.http.post("/block_schemas/filter", json=asked).json()[0]["id"]
+    block = {"name": "ray-token", "data": {"value": cluster.token}, "block_type_id": kind, "block_schema_id": schema}
+    assert served.http.post("/block_documents/", json=block).status_code == 201
+
+
+def test_without_its_token_a_cluster_does_nothing(cluster, asked, tmp_path):
+    assert httpx.get(f"{cluster.url}/api/jobs/").status_code == 401
+    form = IngestForm.model_validate({**asked, "out": str(tmp_path / "data"), "workers": 0})
+    with pytest.raises(UserError, match="wants another token"):
+        ingest.fn(form, Where(notes=str(tmp_path / "jobs"), cluster=cluster.url))
+    assert cluster.jobs() == {}
+
+
+@pytest.mark.usefixtures("token_block")
+def test_a_job_on_a_cluster_is_cancelled_and_tried_again(served, cluster, asked, data, tmp_path):
+    out = str(tmp_path / "data")
+    run = served.start("ingest", {**asked, "out": out, "workers": 1}, cluster=cluster.url, code="upload")
+    job = f"emo-ingest-{run}"
+
+    def begun():
+        now = Notes(served.jobs, job).progress()
+        return now and now.phase == "ingest" and now.done
+
+    served.until(begun, 150)
+    assert served.cancel(run) < 30
+    assert cluster.jobs()[job] == "STOPPED"
+    served.retry(run)
+    served.completed(run)
+    assert content(out) == content(data)
+    assert cluster.jobs() == {job: "SUCCEEDED"}
+    shown = served.artifacts(run)
+    assert f"{cluster.url}/#/jobs/{job}" in shown["ingest-places"]["data"]
+    assert cluster.token not in str(shown) + served.logs(run)
+
+
+def test_who_asks_again_finds_the_job_and_a_job_that_is_gone_is_not_taken_for_running(cluster):
+    jobs = RayJobs(cluster.url, cluster.token)
+    assert jobs.status("emo-ingest-never")[0] == "unknown"
+    jobs.stop("emo-ingest-never")  # what is not there is stopped
+    assert jobs.logs("emo-ingest-never", 0) == ("", 0)
+
+
+def test_a_cluster_that_is_away_is_waited_for(cluster, monkeypatch):
+    answers = iter([httpx.ConnectError("away"), httpx.ConnectError("away"), None])
+
+    def ask(request):
+        error = next(answers)
+        if error:
+            raise error
+        return httpx.Response(200, json={"status": "RUNNING"})
+
+    monkeypatch.setattr("flows.launch.ray_jobs.time.sleep", lambda seconds: None)
+    jobs = RayJobs("http://127.0.0.1:1", None)
+    jobs._http = httpx.Client(base_url="http://127.0.0.1:1", transport=httpx.MockTransport(ask))
+    assert jobs.status("emo-ingest-x")[0] == "running"
+
+
+def test_a_model_goes_into_service_and_a_bad_one_does_not(served, cluster, token_block, serviceable, tmp_path):
+    endpoint = f"http://127.0.0.1:{cluster.service_port}"
+    what = {
+        "model": str(serviceable),
+        "folder": str(tmp_path / "jobs"),
+        "port": cluster.service_port,
+        "endpoint": endpoint,
+        "minutes": 4,
+    }
+    run = served.start("serve", what, cluster=cluster.url)
+    served.completed(run, 240)
+    head = {"Authorization": f"Bearer {cluster.service_token}"}
+    assert [one["id"] for one in httpx.get(f"{endpoint}/v1/models", headers=head).json()] == ["default"]
+    run = served.start("serve", {**what, "model": str(tmp_path / "none"), "name": "bad"}, cluster=cluster.url)
+    state = served.ended(run, 240)
+    assert state["type"] == "FAILED" and "what ran before is back" in state["message"]
+
+    def back():
+        with_model = httpx.get(f"{endpoint}/v1/models", headers=head)
+        return with_model.is_success and [one["id"] for one in with_model.json()] == ["default"]
+
+    served.until(back, 120)
