@@ -28,7 +28,7 @@ def local_server(port: int) -> Iterator[str]:
         raise UserError(
             f"--port {port}: something answers there; if it is a Prefect server, set PREFECT_API_URL={page}/api"
         )
-    os.environ.update(OFFLINE)
+    os.environ.update(OFFLINE, PREFECT_API_URL=f"{page}/api", PREFECT_SERVER_UI_API_URL=f"{page}/api")
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     # Of its own group, so that Ctrl-C does not take it away before what uses it.
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -38,7 +38,6 @@ def local_server(port: int) -> Iterator[str]:
             if process.poll() is not None or time.monotonic() > end:
                 raise UserError(f"--port {port}: no Prefect server starts there; `prefect server start` tells why")
             time.sleep(0.3)
-        os.environ["PREFECT_API_URL"] = f"{page}/api"
         yield page
     finally:
         process.terminate()

@@ -1,0 +1,76 @@
+"""Prefect's page as a person sees it, in a real browser. With EMO_SCREENSHOTS=docs it renews the pictures of the docs."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows.forms.train import TrainForm
+from flows.forms.where import Where
+from flows.notes import Notes
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+expect = playwright.expect
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+PATIENCE = 60_000
+"""Milliseconds."""
+
+
+@pytest.fixture(scope="module")
+def page():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        opened = browser.new_page(viewport={"width": 1200, "height": 900})
+        opened.set_default_timeout(PATIENCE)
+        expect.set_options(timeout=PATIENCE)
+        yield opened
+        browser.close()
+
+
+def keep(page, name):
+    """A picture for the docs, where somebody wants new ones."""
+    if folder := os.environ.get("EMO_SCREENSHOTS"):
+        page.wait_for_timeout(1500)  # for what moves on the page
+        page.screenshot(path=Path(folder) / f"flows-{name}.png")
+
+
+def test_the_form_shows_every_parameter_with_its_help(served, page):
+    page.goto(f"{served.page}/deployments/deployment/{served.deployments['train']}/run")
+    for form in (TrainForm, Where):
+        for field in form.model_fields.values():
+            title = re.compile(rf"^\s*{re.escape(field.title)}( \(Optional\))?\s*$")
+            expect(page.get_by_text(title).first).to_be_visible()
+            expect(page.get_by_text(field.description).first).to_be_visible()
+    keep(page, "form")
+
+
+def test_the_page_of_a_run_shows_how_far_it_is(served, page, data, tmp_path):
+    form = {"stage": 1, "data": data, "out": str(tmp_path / "run"), "device": "cpu"}
+    run = served.start("train", form)
+    job = f"emo-train-{run}"
+    served.until(lambda: (now := Notes(served.jobs, job).progress()) and now.done > 10, 120)
+    served.until(lambda: {"train-progress", "train-loss"} <= set(served.artifacts(run)), 120)
+    page.goto(f"{served.page}/runs/flow-run/{run}?tab=Artifacts")
+    expect(page.get_by_text("train-progress").first).to_be_visible()
+    expect(page.get_by_text(re.compile(r"stage 1: \d+ of 1300")).first).to_be_visible()
+    keep(page, "artifacts")
+    page.goto(f"{served.page}/runs/flow-run/{run}?tab=Logs")
+    expect(page.get_by_text(f"{job}: Python").first).to_be_visible()
+    keep(page, "run")
+    loss = served.artifacts(run)["train-loss"]["id"]
+    page.goto(f"{served.page}/artifacts/artifact/{loss}")
+    picture = page.locator("img[src^='data:image/png']").first
+    expect(picture).to_be_visible()
+    assert picture.evaluate("img => img.naturalWidth") > 300
+    keep(page, "loss")
+    served.cancel(run)
