@@ -15,7 +15,7 @@ from flows.deployed.limits import GPUS
 from flows.secrets import ObjectStore
 
 NAME = "emo"
-"""Of every deployment: ingest/emo, train/emo…"""
+"""Of what is served here: ingest/emo, train/emo…"""
 _POLL = 2.0
 """Seconds between two questions whether there is something to do."""
 
@@ -45,24 +45,24 @@ async def _until_told(runner: Runner) -> None:
 
 
 def deploy(pool: str, image: str | None, gpus: int | None) -> list[str]:
-    """Register all flows for a work pool, whose workers have this release; the names of the deployments."""
+    """Register all flows for a work pool, and by its name: its workers have this release. Returns what they are called."""
     _prepare(gpus)
     names = []
     for deployed in DEPLOYED:
-        made = described(deployed)
+        made = described(deployed, pool)
         made.apply(work_pool_name=pool, image=image)
         names.append(made.full_name)
     return names
 
 
-def described(deployed: Deployed) -> RunnerDeployment:
+def described(deployed: Deployed, name: str = NAME) -> RunnerDeployment:
     """As the server is told. A schedule is told once: later it is what people made of it."""
     limit = deployed.at_a_time
     schedule = Cron(deployed.cron, active=False, slug="by-itself") if deployed.cron else None
     return RunnerDeployment.from_flow(
         deployed.flow,
-        NAME,
-        schedule=None if _there(deployed) else schedule,
+        name,
+        schedule=None if _there(f"{deployed.flow.name}/{name}") else schedule,
         parameters=deployed.parameters,
         tags=[NAME, *deployed.tags],
         concurrency_limit=limit
@@ -71,10 +71,10 @@ def described(deployed: Deployed) -> RunnerDeployment:
     )
 
 
-def _there(deployed: Deployed) -> bool:
+def _there(deployment: str) -> bool:
     with get_client(sync_client=True) as client:
         try:
-            client.read_deployment_by_name(f"{deployed.flow.name}/{NAME}")
+            client.read_deployment_by_name(deployment)
         except ObjectNotFound:
             return False
         return True

@@ -33,21 +33,23 @@ class Flows:
         self.home = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
         unset = ("PREFECT_API_URL", "PREFECT_PROFILE", "EMO_JOB")
         inherited = {name: value for name, value in os.environ.items() if name not in unset}
+        self.environment = {**inherited, **self.home, "PYTHONPATH": str(Path(__file__).parents[2])}
         self.log = (folder / "serve.log").open("wb")
         self.process = psutil.Popen(
             [*EMO, "flows", "serve", "--port", str(self.port), "--gpus", "1"],
-            env={**inherited, **self.home, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=self.environment,
             cwd=folder,
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
         self.http = httpx.Client(base_url=f"{self.page}/api", timeout=30)
+        self.environment = {**self.environment, "PREFECT_API_URL": f"{self.page}/api"}
         self.deployments = self._registered()
 
     def _registered(self) -> dict[str, str]:
         def ask() -> dict[str, str]:
             with contextlib.suppress(httpx.TransportError):
-                answer = self.http.post("/deployments/filter", json={})
+                answer = self.http.post("/deployments/filter", json={"deployments": {"name": {"any_": ["emo"]}}})
                 if answer.is_success:
                     return {one["entrypoint"].rsplit(".", 1)[1]: one["id"] for one in answer.json()}
             assert self.process.poll() is None, (self.folder / "serve.log").read_text()

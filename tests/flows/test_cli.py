@@ -24,7 +24,7 @@ def test_help_lists_every_command(capfd):
     assert code == 0
     assert listed == {
         *("doctor", "sample", "ingest", "data", "train", "generate"),
-        *("serve", "batch", "evaluate", "weights", "bench", "demo", "proof"),
+        *("serve", "batch", "evaluate", "flows", "weights", "bench", "demo", "proof"),
     }
 
 

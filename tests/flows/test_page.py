@@ -1,4 +1,4 @@
-"""Prefect's page as a person sees it, in a real browser. With EMO_SCREENSHOTS=docs it renews the pictures of the docs."""
+"""Prefect's page as a person sees it, in a real browser. EMO_SCREENSHOTS=docs renews the pictures of the docs."""
 
 import os
 import re
@@ -60,13 +60,13 @@ def test_the_page_of_a_run_shows_how_far_it_is(served, page, data, tmp_path):
     job = f"emo-train-{run}"
     served.until(lambda: (now := Notes(served.jobs, job).progress()) and now.done > 10, 120)
     served.until(lambda: {"train-progress", "train-loss"} <= set(served.artifacts(run)), 120)
-    page.goto(f"{served.page}/runs/flow-run/{run}?tab=Artifacts")
+    page.goto(f"{served.page}/runs/flow-run/{run}")
+    expect(page.get_by_text(f"{job}: Python").first).to_be_visible()
+    keep(page, "run")
+    page.get_by_role("tablist").get_by_text("Artifacts", exact=True).click()
     expect(page.get_by_text("train-progress").first).to_be_visible()
     expect(page.get_by_text(re.compile(r"stage 1: \d+ of 1300")).first).to_be_visible()
     keep(page, "artifacts")
-    page.goto(f"{served.page}/runs/flow-run/{run}?tab=Logs")
-    expect(page.get_by_text(f"{job}: Python").first).to_be_visible()
-    keep(page, "run")
     loss = served.artifacts(run)["train-loss"]["id"]
     page.goto(f"{served.page}/artifacts/artifact/{loss}")
     picture = page.locator("img[src^='data:image/png']").first
