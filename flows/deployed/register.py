@@ -45,7 +45,7 @@ async def _until_told(runner: Runner) -> None:
 
 
 def deploy(pool: str, image: str | None, gpus: int | None) -> list[str]:
-    """Register all flows for a work pool, and by its name: its workers have this release. Returns what they are called."""
+    """Register all flows for a work pool, and by its name: its workers have this release. Returns their names."""
     _prepare(gpus)
     names = []
     for deployed in DEPLOYED:
