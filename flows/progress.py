@@ -4,7 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 _SHORTEST_SILENCE = 5.0
@@ -16,6 +16,12 @@ class Report(Protocol):
     """Call it as often as you like: how many of how many units are done, and perhaps a word on the current one."""
 
     def __call__(self, done: int, total: int, note: str = "", /) -> None: ...
+
+
+class Phase(Protocol):
+    """Shows one phase of work while its block runs."""
+
+    def __call__(self, phase: str, /) -> AbstractContextManager[Report]: ...
 
 
 @contextmanager

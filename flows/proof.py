@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from emo_data.schema import FPS
 from emo_data.whole import whole_file
 from flows.doctor import versions
-from flows.progress import Report
+from flows.progress import Phase, Report, progress
 from flows.road import Road, write_json
 
 if TYPE_CHECKING:
@@ -74,13 +74,13 @@ class Claim(BaseModel):
     pictures: list[str]
 
 
-def proof(out: Path, settings: ProofSettings, device: "torch.device") -> dict[str, Any]:
+def proof(out: Path, settings: ProofSettings, device: "torch.device", phase: Phase = progress) -> dict[str, Any]:
     """Train on faces made in code, let the model speak, measure: report.json, report.md and claims/*.png in `out`.
 
     Returns report.json. What an earlier call finished with the same settings is reused. UserError where `out` holds
-    anything else.
+    anything else. phase: shows each step.
     """
-    road = Road.into(out, NAMES, "proof")
+    road = Road.into(out, NAMES, "proof", phase)
     road.gather(settings.clips, settings.seconds, settings.seed, settings.looks)
     _train(road, settings, device)
     _perform(road, settings, device)

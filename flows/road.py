@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from emo_data.errors import UserError
 from emo_data.whole import whole_file
-from flows.progress import Report, progress
+from flows.progress import Phase, Report, progress
 
 if TYPE_CHECKING:
     import torch
@@ -36,20 +36,21 @@ class Road:
     out: Path
     steps: dict[str, dict[str, Any]]
     names: list[str]
+    phase: Phase = progress
     trail: str = ""
     walked: list[str] = field(default_factory=list)
 
     @classmethod
-    def into(cls, out: Path, names: list[str], what: str) -> Self:
+    def into(cls, out: Path, names: list[str], what: str, phase: Phase = progress) -> Self:
         """Begin in `out`, or go on with what an earlier call left there. UserError where it holds anything else.
 
-        what: it is called, to tell."""
+        what: it is called, to tell. phase: shows each step while it is walked."""
         if (out / RECORD).exists():
-            return cls(out, dict(json.loads((out / RECORD).read_text())), names)
+            return cls(out, dict(json.loads((out / RECORD).read_text())), names, phase)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out {out}: holds something other than an earlier {what}; name a new or empty folder")
         out.mkdir(parents=True, exist_ok=True)
-        return cls(out, {}, names)
+        return cls(out, {}, names, phase)
 
     def step(
         self, name: str, settings: BaseModel | dict[str, Any], results: list[str], work: Callable[[Report], object]
@@ -71,7 +72,7 @@ class Road:
         entry = self.steps[name]
         start, before = time.monotonic(), entry.get("seconds_so_far", 0.0)
         try:
-            with progress(label) as report, _Watch() as watch:
+            with self.phase(label) as report, _Watch() as watch:
                 work(report)
         finally:
             entry["seconds_so_far"] = round(before + time.monotonic() - start, 1)

@@ -10,6 +10,7 @@ from flows.deployed.evaluate import evaluate
 from flows.deployed.full import full
 from flows.deployed.generate import generate
 from flows.deployed.ingest import ingest
+from flows.deployed.proof import proof
 from flows.deployed.reaper import reaper
 from flows.deployed.serve import serve
 from flows.deployed.train import train
@@ -32,6 +33,7 @@ DEPLOYED = (
     Deployed(full, ["data", "gpu"]),
     Deployed(evaluate, ["gpu"]),
     Deployed(generate, ["service"]),
+    Deployed(proof, ["gpu"], at_a_time=1),
     Deployed(serve, ["service"], at_a_time=1),
     Deployed(reaper, ["care"], at_a_time=1, cron="*/5 * * * *"),
 )
