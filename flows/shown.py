@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.context import FlowRunContext, TaskRunContext
@@ -88,10 +89,16 @@ class Shown:
     def _show(self, key: str, kind: str, data: Any, what: str) -> None:
         if self._client is None:
             return
+        try:
+            self._send(self._client, key, kind, data, what)
+        except httpx.HTTPError as error:  # a server that is away for a while is no reason to stop a job
+            self.log.warning("%s could not be shown: %s", key, error)
+
+    def _send(self, client: SyncPrefectClient, key: str, kind: str, data: Any, what: str) -> None:
         if key in self._made:
-            self._client.update_artifact(self._made[key], ArtifactUpdate(data=data, description=what))
+            client.update_artifact(self._made[key], ArtifactUpdate(data=data, description=what))
             return
-        made = self._client.create_artifact(
+        made = client.create_artifact(
             ArtifactCreate(
                 key=f"{self._name}-{key}",
                 type=kind,

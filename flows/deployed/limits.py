@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+
+from emo_data.errors import UserError
 
 GPUS = "emo-gpus"
 """Name of the limit; how many there are is said by `emo flows serve --gpus`, or set on Prefect's page."""
@@ -29,9 +32,19 @@ def one_at_a_time(kind: str, place: str) -> Iterator[None]:
 
 @contextmanager
 def gpus(count: int, device: str) -> Iterator[None]:
-    """Wait for so many GPUs, where there is a limit on them."""
+    """Wait for so many GPUs, where there is a limit on them. UserError where there never are so many."""
     if device == "cpu" or FlowRunContext.get() is None:
         yield
         return
+    with get_client(sync_client=True) as client:
+        try:
+            there = client.read_global_concurrency_limit_by_name(GPUS).limit
+        except ObjectNotFound:
+            there = None
+    if there is None:
+        yield
+        return
+    if count > there:
+        raise UserError(f"{count} GPUs are asked for, and the limit {GPUS} is {there}: it would be waited for for ever")
     with concurrency(GPUS, occupy=count, lease_duration=_LEASE):
         yield

@@ -44,7 +44,9 @@ def test_an_ingestion_is_started_watched_and_done(served, asked, data, tmp_path)
     assert str(tmp_path / "data") in shown["ingest-places"]["data"]
     job = f"emo-ingest-{run}"
     assert "ingest: done in" in served.logs(run)  # what the job says is what the run says
-    assert served.seconds_to_first_line(run, f"{job}: Python") < 20
+    seconds = served.seconds_to_first_line(run, f"{job}: Python")
+    print(f"{seconds:.1f} s from the submission to the job's first line")
+    assert seconds < 20
     assert open_jobs(served.jobs) == []
 
 
