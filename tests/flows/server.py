@@ -108,6 +108,16 @@ class Flows:
         state = self.ended(run, seconds)
         assert state["type"] == "COMPLETED", f"{state['message']}\n{self.logs(run)}"
 
+    def block(self, kind: str, name: str, data: dict[str, Any]) -> None:
+        """As somebody makes one on the page."""
+        kinds = self.http.post("/block_types/filter", json={}).json()
+        block_type = next(one["id"] for one in kinds if one["slug"] == kind)
+        asked = {"block_schemas": {"block_type_id": {"any_": [block_type]}}}
+        schema = self.http.post("/block_schemas/filter", json=asked).json()[0]["id"]
+        block = {"name": name, "data": data, "block_type_id": block_type, "block_schema_id": schema}
+        answer = self.http.post("/block_documents/", json=block)
+        assert answer.status_code == 201, answer.text
+
     def logs(self, run: str) -> str:
         asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
         return "\n".join(line["message"] for line in self.http.post("/logs/filter", json=asked).json())

@@ -24,12 +24,7 @@ def cluster(tmp_path_factory):
 @pytest.fixture(scope="module")
 def token_block(served, cluster):
     """The cluster's token, where the flows find it: nobody types it into a form."""
-    kinds = served.http.post("/block_types/filter", json={}).json()
-    kind = next(one["id"] for one in kinds if one["slug"] == "secret")
-    asked = {"block_schemas": {"block_type_id": {"any_": [kind]}}}
-    schema = served.http.post("/block_schemas/filter", json=asked).json()[0]["id"]
-    block = {"name": "ray-token", "data": {"value": cluster.token}, "block_type_id": kind, "block_schema_id": schema}
-    assert served.http.post("/block_documents/", json=block).status_code == 201
+    served.block("secret", "ray-token", {"value": cluster.token})
 
 
 def test_without_its_token_a_cluster_does_nothing(cluster, asked, tmp_path):
