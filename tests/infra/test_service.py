@@ -10,7 +10,7 @@ from ray.serve.schema import HTTPOptionsSchema, LoggingConfig, ServeApplicationS
 
 from emo_core.serving.on_ray import Settings, build
 
-SERVICE = Path(__file__).parents[1] / "infra" / "serve" / "service.yaml"
+SERVICE = Path(__file__).parents[2] / "infra" / "serve" / "service.yaml"
 
 
 def check_service(text: str) -> Settings:

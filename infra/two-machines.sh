@@ -1,0 +1,138 @@
+#!/usr/bin/env bash
+# A cluster of two machines on this one, and a walk through it: videos become a dataset, a model is trained, a service makes a
+# video. The machines have networks of their own where the system lets us (unshare); else both are the loopback. Nothing
+# reaches beyond them, everybody needs the token, and at the end only what was started here is ended.
+#
+#     infra/two-machines.sh [DIR]     DIR: where everything is left to look at, build/two-machines by default
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+test -d "$here/.venv/bin" && export PATH="$here/.venv/bin:$PATH"
+command -v emo ray prefect serve >/dev/null || { echo "error: no emo on PATH: make setup" >&2; exit 2; }
+
+own_world=(unshare --map-root-user --net --pid --mount --fork --kill-child --mount-proc)
+if test -z "${EMO_TWO_MACHINES:-}"; then
+    EMO_TWO_MACHINES=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n') # in the environment of all that is started
+    export EMO_TWO_MACHINES
+    if "${own_world[@]}" sh -c 'ip link set lo up && mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray' 2>/dev/null; then
+        exec "${own_world[@]}" "$0" "${1:-build/two-machines}" apart
+    fi
+fi
+
+dir=${1:-build/two-machines}
+mkdir -p "$dir"
+dir=$(cd "$dir" && pwd)
+mode=${2:-together}
+cd "$dir"
+rm -rf data run1 run2 service videos logs prefect
+mkdir -p logs
+
+say() { echo "two machines, ${SECONDS} s: $*"; }
+
+end() {
+    code=$?
+    trap - EXIT INT TERM
+    test "$code" = 0 || { say "failed; the end of the logs:"; tail -n 15 logs/*.txt; } >&2
+    for signal in TERM KILL; do
+        family=$(grep -lzx "EMO_TWO_MACHINES=$EMO_TWO_MACHINES" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3 | grep -vx "$$" || true)
+        for process in $family; do kill -s "$signal" "$process" 2>/dev/null || true; done
+        test "$signal" = KILL || sleep 2
+    done
+    exit "$code"
+}
+trap end EXIT
+trap 'exit 130' INT TERM
+
+# until SECONDS WHAT COMMAND…: try it again until it succeeds.
+until_it() {
+    local last=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        test $SECONDS -lt "$last" || { say "$what: not within its time" >&2; return 1; }
+        sleep 0.5
+    done
+}
+
+# ask URL [TOKEN]: the status that is answered, and then the answer.
+ask() {
+    python - "$@" <<'P'
+import sys, urllib.error, urllib.request
+head = {"Authorization": f"Bearer {sys.argv[2]}"} if sys.argv[2:] else {}
+try:
+    answer = urllib.request.urlopen(urllib.request.Request(sys.argv[1], headers=head), timeout=5)
+except urllib.error.HTTPError as error:
+    answer = error
+print(answer.status, answer.read().decode(errors="replace"))
+P
+}
+status() { ask "$@" | head -n 1 | cut -d' ' -f1; }
+answers() { test "$(status "$@")" = 200; }
+
+umask 077
+random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
+RAY_AUTH_TOKEN=$(random)
+EMO_TOKEN=$(random)
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN EMO_TOKEN
+export RAY_JOB_STOP_WAIT_TIME_S=10 RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
+export PREFECT_HOME=$dir/prefect PREFECT_API_URL=http://127.0.0.1:4200/api
+export PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
+unset RAY_ADDRESS RAY_AUTH_TOKEN_PATH
+
+store=--object-store-memory=100000000
+if test "$mode" = apart; then
+    head=10.77.0.1 worker=10.77.0.2
+    ip link set lo up
+    mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray
+    mkfifo go
+    # shellcheck disable=SC2016 # expanded there
+    unshare --net --mount bash -c 'mount -t tmpfs none /tmp/ray && ip link set lo up && read -r _ <go && rm go && exec "$@"' \
+        worker ray start "--address=$head:6379" "--node-ip-address=$worker" --num-cpus=2 $store --block >logs/worker.txt 2>&1 &
+    second=$!
+    until_it 10 "the second machine" sh -c "test \$(readlink /proc/$second/ns/net) != \$(readlink /proc/self/ns/net)"
+    ip link add emo0 type veth peer name emo1 netns "$second"
+    ip addr add "$head/24" dev emo0 && ip link set emo0 up
+    nsenter --target "$second" --net sh -c "ip addr add $worker/24 dev emo1 && ip link set emo1 up"
+else
+    head=127.0.0.1 worker=127.0.0.1
+fi
+# The head computes nothing, so that everything has to come about on the other machine.
+ray start --head "--node-ip-address=$head" --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1 --dashboard-port=8265 \
+    $store --block >logs/head.txt 2>&1 &
+prefect server start --host 127.0.0.1 --port 4200 >logs/prefect.txt 2>&1 &
+until_it 120 "the head" answers http://127.0.0.1:8265/api/version "$RAY_AUTH_TOKEN"
+if test "$mode" = apart; then
+    echo go >go
+else
+    ray start "--address=$head:6379" --num-cpus=2 $store --block >logs/worker.txt 2>&1 &
+fi
+two_nodes() {
+    test "$(ask http://127.0.0.1:8265/api/v0/nodes "$RAY_AUTH_TOKEN" | grep -o '"state": *"ALIVE"' | wc -l)" = 2
+}
+until_it 120 "the worker" two_nodes
+say "a head at $head and a worker at $worker, $mode"
+
+test "$(status http://127.0.0.1:8265/api/jobs/)" = 401 || { say "the head answers without a token" >&2; exit 1; }
+test "$(status http://127.0.0.1:8265/api/jobs/ wrong)" = 403 || { say "the head takes a wrong token" >&2; exit 1; }
+say "nobody is answered without the token"
+
+# Paths are whole ones: the worker starts elsewhere.
+test -d films || emo sample films --clips 2 --seconds 2 --looks 2
+ray job submit --address http://127.0.0.1:8265 --log-style record -- \
+    emo ingest "$dir/films/clips" --out "$dir/data" --size 80 --audio-model tiny --test-share 0 --workers 1 --address auto
+say "a dataset: $(ls data/commits | wc -l) commits"
+emo train --stage 1 --data "$dir/data" --out "$dir/run1" --steps 2 --workers 1 --device cpu --address "$head:6379"
+emo train --stage 2 --data "$dir/data" --out "$dir/run2" --init "$dir/run1/model" --steps 2 --workers 1 --device cpu --address "$head:6379"
+say "a model: run2/model"
+
+sed -e "s|/shared/emo/model|$dir/run2/model|; s|/shared/emo/service|$dir/service|; s|device: cuda|device: cpu|" \
+    "$here/infra/serve/service.yaml" >service.yaml
+serve deploy service.yaml --address http://127.0.0.1:8265
+until_it 120 "the service" answers http://127.0.0.1:8000/readyz
+printf 'name,portrait,audio,steps,scheduler\nhello,films/held_out/portrait.png,films/held_out/voice.wav,1,dpm++\n' >videos.csv
+emo batch --endpoint http://127.0.0.1:8000 --manifest videos.csv --out videos
+say "a video: $dir/videos/hello.mp4"
+
+until_it 120 "the Prefect server" answers "$PREFECT_API_URL/health"
+prefect automation create --from-file "$here/infra/prefect/zombies.yaml"
+prefect work-pool create emo --type kubernetes --base-job-template "$here/infra/prefect/pool.json"
+say "done"
