@@ -99,7 +99,7 @@ def test_compose_says_what_compose_knows():
         ("${POSTGRES_PASSWORD:?}", "secret"),
         ("${EMO_TOKEN:?}", "${EMO_TOKENS:?}"),
         ("RAY_AUTH_MODE: token", "RAY_AUTH_MODE: disabled"),
-        ("STOP_WAIT_TIME_S: \"10\"", "STOP_WAIT_TIME_S: \"3\""),
+        ('STOP_WAIT_TIME_S: "10"', 'STOP_WAIT_TIME_S: "3"'),
         ("${RAY_AUTH_TOKEN:?", "${RAY_AUTH_TOKEN:-"),
         ("service_completed_successfully", "service_completed"),
         ("store: {condition", "stores: {condition"),
@@ -107,7 +107,7 @@ def test_compose_says_what_compose_knows():
         ("postgres:17.6", "postgres"),
         ("--dashboard-host", "--dashboards-host"),
         ("emo serve --model", "emo serve --models"),
-        ("\"shared:/shared\"", "\"shard:/shared\""),
+        ('"shared:/shared"', '"shard:/shared"'),
         ("target: board", "target: boards"),
     ],
 )
