@@ -86,7 +86,7 @@ if test "$mode" = apart; then
     mkfifo go
     # shellcheck disable=SC2016 # expanded there
     unshare --net --mount bash -c 'mount -t tmpfs none /tmp/ray && ip link set lo up && read -r _ <go && rm go && exec "$@"' \
-        worker ray start "--address=$head:6379" "--node-ip-address=$worker" --num-cpus=2 $store --block >logs/worker.txt 2>&1 &
+        worker ray start "--address=$head:6379" "--node-ip-address=$worker" --num-cpus=2 $store >logs/worker.txt 2>&1 &
     second=$!
     until_it 10 "the second machine" sh -c "test \$(readlink /proc/$second/ns/net) != \$(readlink /proc/self/ns/net)"
     ip link add emo0 type veth peer name emo1 netns "$second"
@@ -95,20 +95,21 @@ if test "$mode" = apart; then
 else
     head=127.0.0.1 worker=127.0.0.1
 fi
-# The head computes nothing, so that everything has to come about on the other machine.
+# The head computes nothing, so that everything has to come about on the other machine. Without --block: of a head that
+# blocks all of Ray ends when one of its processes does, such as the server for clients that nobody here needs.
 ray start --head "--node-ip-address=$head" --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1 --dashboard-port=8265 \
-    $store --block >logs/head.txt 2>&1 &
-prefect server start --host 127.0.0.1 --port 4200 >logs/prefect.txt 2>&1 &
+    $store >logs/head.txt 2>&1
 until_it 120 "the head" answers http://127.0.0.1:8265/api/version "$RAY_AUTH_TOKEN"
 if test "$mode" = apart; then
     echo go >go
 else
-    ray start "--address=$head:6379" --num-cpus=2 $store --block >logs/worker.txt 2>&1 &
+    ray start "--address=$head:6379" --num-cpus=2 $store >logs/worker.txt 2>&1
 fi
 two_nodes() {
     test "$(ask http://127.0.0.1:8265/api/v0/nodes "$RAY_AUTH_TOKEN" | grep -o '"state": *"ALIVE"' | wc -l)" = 2
 }
 until_it 120 "the worker" two_nodes
+prefect server start --host 127.0.0.1 --port 4200 >logs/prefect.txt 2>&1 &
 say "a head at $head and a worker at $worker, $mode"
 
 test "$(status http://127.0.0.1:8265/api/jobs/)" = 401 || { say "the head answers without a token" >&2; exit 1; }
