@@ -117,7 +117,7 @@ def check_all(resources: list[dict]) -> None:
     for resource in resources:
         check_keys(resource)
         names.setdefault(resource["kind"], set()).add(resource["metadata"]["name"])
-    labels = [{"ray.io/node-type": "head"}, {"ray.io/is-ray-node": "yes"}, {"ray.io/serve": "true"}]  # KubeRay's
+    labels: list[dict[str, str]] = []
     for resource in resources:
         spec = resource.get("spec", {})
         for pod in pods(resource):
@@ -141,6 +141,7 @@ def check_all(resources: list[dict]) -> None:
     for budget in (resource["spec"] for resource in resources if resource["kind"] == "PodDisruptionBudget"):
         wanted = budget["selector"]["matchLabels"].items()
         assert any(wanted <= known.items() for known in labels), f"no pod is {wanted}"
+        assert isinstance(budget["minAvailable"], int), "all that Kubernetes can do for pods of KubeRay"
     closed = [one["spec"] for one in resources if one["kind"] == "NetworkPolicy" and one["spec"]["podSelector"] == {}]
     assert closed and all("ingress" not in spec and "Ingress" in spec["policyTypes"] for spec in closed)
 
@@ -163,6 +164,8 @@ def check_job(job: dict) -> None:
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": "emo"}
     assert job["metadata"]["namespace"] == "emo"
     assert len(job["metadata"]["generateName"]) < 40
+    for key in ("shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "backoffLimit"):
+        assert key not in job["spec"], f"KubeRay refuses {key} where the cluster is chosen"
 
 
 def base(changed: tuple[Path, str] | None = None) -> list[dict]:
@@ -217,7 +220,7 @@ def test_jobs_do_what_commands_can(path):
         ("network", ("podSelector: {}", "podSelectors: {}")),
         ("network", ("protocol: UDP", "protocol: udp")),
         ("disruption", ("emo/part: maker", "emo/part: makers")),
-        ("disruption", ("maxUnavailable", "maxUnavailables")),
+        ("disruption", ("minAvailable: 1", "minAvailable: 50%")),
         ("settings", ('RAY_JOB_STOP_WAIT_TIME_S: "10"', 'RAY_JOB_STOP_WAIT_TIME_S: "3"')),
         ("settings", ('"10"', "10")),
         ("storage", ("ReadWriteMany", "ReadWriteAll")),
@@ -244,6 +247,7 @@ def test_a_typo_is_found(file, typo, monkeypatch, tmp_path):
         ("ray.io/cluster: emo", "ray.io/cluster: emos"),
         ("submissionMode", "submitMode"),
         ("activeDeadlineSeconds: ", "activeDeadlineSeconds: a"),
+        ("activeDeadlineSeconds", "ttlSecondsAfterFinished"),
         ("ray.io/v1", "ray.io/v2"),
     ],
 )
