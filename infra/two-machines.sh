@@ -4,6 +4,7 @@
 # reaches beyond them, everybody needs the token, and at the end only what was started here is ended.
 #
 #     infra/two-machines.sh [DIR]     DIR: where everything is left to look at, build/two-machines by default
+# With EMO_TOGETHER=1 both machines are the loopback in any case.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 test -d "$here/.venv/bin" && export PATH="$here/.venv/bin:$PATH"
@@ -13,7 +14,7 @@ own_world=(unshare --map-root-user --net --pid --mount --fork --kill-child --mou
 if test -z "${EMO_TWO_MACHINES:-}"; then
     EMO_TWO_MACHINES=$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n') # in the environment of all that is started
     export EMO_TWO_MACHINES
-    if "${own_world[@]}" sh -c 'ip link set lo up && mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray' 2>/dev/null; then
+    if test -z "${EMO_TOGETHER:-}" && "${own_world[@]}" sh -c 'ip link set lo up && mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray' 2>/dev/null; then
         exec "${own_world[@]}" "$0" "${1:-build/two-machines}" apart
     fi
 fi
@@ -73,12 +74,13 @@ RAY_AUTH_TOKEN=$(random)
 EMO_TOKEN=$(random)
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN EMO_TOKEN
 export RAY_JOB_STOP_WAIT_TIME_S=10 RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1
-export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive
-export PREFECT_HOME=$dir/prefect PREFECT_API_URL=http://127.0.0.1:4200/api
+export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive RAY_worker_niceness=0
+export PREFECT_HOME=$dir/prefect
 export PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 unset RAY_ADDRESS RAY_AUTH_TOKEN_PATH
 
-store=--object-store-memory=100000000
+gcs=6379 page=8265 prefect=4200 service=8000
+ray_start() { ray start --object-store-memory=100000000 --dashboard-agent-listen-port=0 "$@"; }
 if test "$mode" = apart; then
     head=10.77.0.1 worker=10.77.0.2
     ip link set lo up
@@ -86,7 +88,8 @@ if test "$mode" = apart; then
     mkfifo go
     # shellcheck disable=SC2016 # expanded there
     unshare --net --mount bash -c 'mount -t tmpfs none /tmp/ray && ip link set lo up && read -r _ <go && rm go && exec "$@"' \
-        worker ray start "--address=$head:6379" "--node-ip-address=$worker" --num-cpus=2 $store >logs/worker.txt 2>&1 &
+        worker ray start "--address=$head:$gcs" "--node-ip-address=$worker" --num-cpus=2 --object-store-memory=100000000 \
+        >logs/worker.txt 2>&1 &
     second=$!
     until_it 10 "the second machine" sh -c "test \$(readlink /proc/$second/ns/net) != \$(readlink /proc/self/ns/net)"
     ip link add emo0 type veth peer name emo1 netns "$second"
@@ -94,43 +97,48 @@ if test "$mode" = apart; then
     nsenter --target "$second" --net sh -c "ip addr add $worker/24 dev emo1 && ip link set emo1 up"
 else
     head=127.0.0.1 worker=127.0.0.1
+    free() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+    gcs=$(free) page=$(free) prefect=$(free) service=$(free) # others may have the usual ones
 fi
+page=http://127.0.0.1:$page
+export PREFECT_API_URL=http://127.0.0.1:$prefect/api
 # The head computes nothing, so that everything has to come about on the other machine. Without --block: of a head that
 # blocks all of Ray ends when one of its processes does, such as the server for clients that nobody here needs.
-ray start --head "--node-ip-address=$head" --port=6379 --num-cpus=0 --dashboard-host=127.0.0.1 --dashboard-port=8265 \
-    $store >logs/head.txt 2>&1
-until_it 120 "the head" answers http://127.0.0.1:8265/api/version "$RAY_AUTH_TOKEN"
+ray_start --head "--node-ip-address=$head" "--port=$gcs" --num-cpus=0 --dashboard-host=127.0.0.1 \
+    "--dashboard-port=${page##*:}" >logs/head.txt 2>&1
+until_it 120 "the head" answers "$page/api/version" "$RAY_AUTH_TOKEN"
 if test "$mode" = apart; then
     echo go >go
 else
-    ray start "--address=$head:6379" --num-cpus=2 $store >logs/worker.txt 2>&1
+    ray_start "--address=$head:$gcs" --num-cpus=2 >logs/worker.txt 2>&1
 fi
 two_nodes() {
-    test "$(ask http://127.0.0.1:8265/api/v0/nodes "$RAY_AUTH_TOKEN" | grep -o '"state": *"ALIVE"' | wc -l)" = 2
+    test "$(ask "$page"/api/v0/nodes "$RAY_AUTH_TOKEN" | grep -o '"state": *"ALIVE"' | wc -l)" = 2
 }
 until_it 120 "the worker" two_nodes
-prefect server start --host 127.0.0.1 --port 4200 >logs/prefect.txt 2>&1 &
+prefect server start --host 127.0.0.1 --port "$prefect" >logs/prefect.txt 2>&1 &
 say "a head at $head and a worker at $worker, $mode"
 
-test "$(status http://127.0.0.1:8265/api/jobs/)" = 401 || { say "the head answers without a token" >&2; exit 1; }
-test "$(status http://127.0.0.1:8265/api/jobs/ wrong)" = 403 || { say "the head takes a wrong token" >&2; exit 1; }
+test "$(status "$page"/api/jobs/)" = 401 || { say "the head answers without a token" >&2; exit 1; }
+test "$(status "$page"/api/jobs/ wrong)" = 403 || { say "the head takes a wrong token" >&2; exit 1; }
 say "nobody is answered without the token"
 
 # Paths are whole ones: the worker starts elsewhere.
 test -d films || emo sample films --clips 2 --seconds 2 --looks 2
-ray job submit --address http://127.0.0.1:8265 --log-style record -- \
+ray job submit --address "$page" --log-style record -- \
     emo ingest "$dir/films/clips" --out "$dir/data" --size 80 --audio-model tiny --test-share 0 --workers 1 --address auto
 say "a dataset: $(ls data/commits | wc -l) commits"
-emo train --stage 1 --data "$dir/data" --out "$dir/run1" --steps 2 --workers 1 --device cpu --address "$head:6379"
-emo train --stage 2 --data "$dir/data" --out "$dir/run2" --init "$dir/run1/model" --steps 2 --workers 1 --device cpu --address "$head:6379"
+emo train --stage 1 --data "$dir/data" --out "$dir/run1" --steps 2 --workers 1 --device cpu --address "$head:$gcs"
+emo train --stage 2 --data "$dir/data" --out "$dir/run2" --init "$dir/run1/model" --steps 2 --workers 1 --device cpu \
+    --address "$head:$gcs"
 say "a model: run2/model"
 
-sed -e "s|/shared/emo/model|$dir/run2/model|; s|/shared/emo/service|$dir/service|; s|device: cuda|device: cpu|" \
+sed -e "s|/shared/emo/model|$dir/run2/model|; s|/shared/emo/service|$dir/service|; s|device: cuda|device: cpu|; s|port: 8000|port: $service|" \
     "$here/infra/serve/service.yaml" >service.yaml
-serve deploy service.yaml --address http://127.0.0.1:8265
-until_it 120 "the service" answers http://127.0.0.1:8000/readyz
+serve deploy service.yaml --address "$page"
+until_it 120 "the service" answers "http://127.0.0.1:$service"/readyz
 printf 'name,portrait,audio,steps,scheduler\nhello,films/held_out/portrait.png,films/held_out/voice.wav,1,dpm++\n' >videos.csv
-emo batch --endpoint http://127.0.0.1:8000 --manifest videos.csv --out videos
+emo batch --endpoint "http://127.0.0.1:$service" --manifest videos.csv --out videos
 say "a video: $dir/videos/hello.mp4"
 
 until_it 120 "the Prefect server" answers "$PREFECT_API_URL/health"

@@ -1,16 +1,16 @@
 """What a cluster adds to the flows: the pool's template, the automation, and prefect.yaml where there is one."""
 
 import json
-import re
 from importlib import import_module
 
 import jsonschema
 import pytest
 import yaml
+from prefect import Flow
 from prefect.events.schemas.automations import AutomationCore
 from prefect.utilities.templating import apply_values, find_placeholders
 
-from tests.infra.files import INFRA, PINS, ROOT, VERSION, found, spoiled
+from tests.infra.files import INFRA, PINS, VERSION, found, spoiled
 from tests.infra.test_kubernetes import SECRETS, base, validate
 
 POOL, ZOMBIES = INFRA / "prefect" / "pool.json", INFRA / "prefect" / "zombies.yaml"
@@ -131,27 +131,45 @@ def test_a_typo_in_the_automation_is_found(typo):
         check_automation(spoiled(ZOMBIES, typo))
 
 
-def check_deployments(text: str) -> None:
-    """prefect.yaml: entrypoints import, parameters fit them."""
-    from prefect import Flow
+FILE = INFRA / "prefect" / "prefect.yaml"
+# Of prefect.yaml's schema, PrefectHQ/prefect at commit ce79dd3d6c (2026-08-21), Apache-2.0.
+TOP = {"name", "prefect-version", "build", "push", "pull", "deployments", "definitions"}
+DEPLOYMENT = {
+    *("name", "version", "version_type", "tags", "description", "schedule", "schedules", "concurrency_limit", "sla"),
+    *("flow_name", "entrypoint", "parameters", "enforce_parameter_schema", "work_pool", "triggers"),
+    *("build", "push", "pull"),
+}
 
+
+def check_deployments(text: str) -> None:
+    """Every key is known, entrypoints import, parameters fit them, and the pool is ours."""
     told = yaml.safe_load(text)
-    known = {"name", "prefect-version", "build", "push", "pull", "deployments", "definitions"}
-    assert told.keys() <= known, told.keys() - known
-    if "prefect-version" in told:
-        assert told["prefect-version"] == PINS["prefect"]
+    assert told.keys() <= TOP, told.keys() - TOP
+    assert told.get("prefect-version", PINS["prefect"]) == PINS["prefect"]
     for deployment in told["deployments"]:
-        module, _, name = deployment["entrypoint"].partition(":")
-        flow = getattr(import_module(module.removesuffix(".py").replace("/", ".")), name)
-        assert isinstance(flow, Flow)
+        assert deployment.keys() <= DEPLOYMENT, deployment.keys() - DEPLOYMENT
+        module, _, name = deployment["entrypoint"].replace(":", ".").rpartition(".")
+        flow = getattr(import_module(module), name)
+        assert isinstance(flow, Flow), deployment["entrypoint"]
         if parameters := deployment.get("parameters"):
             flow.validate_parameters(parameters)
+        assert deployment["work_pool"]["name"] == "emo"
 
 
-def test_the_deployments_of_the_project_import():
-    file = ROOT / "prefect.yaml"
-    if not file.exists():
-        pytest.skip("deployments are described in code: there is no prefect.yaml")
-    check_deployments(file.read_text())
+@pytest.fixture
+def deployments():
+    if not FILE.exists():
+        pytest.skip("the flows are not in this release")
+    return FILE.read_text()
+
+
+def test_the_deployments_import(deployments):
+    check_deployments(deployments)
+
+
+@pytest.mark.parametrize(
+    "typo", [("entrypoint", "entrypoints"), ("ingest.ingest", "ingest.ingests"), ("work_pool:", "workpool:")]
+)
+def test_a_typo_in_the_deployments_is_found(deployments, typo):
     with found():
-        check_deployments(re.sub(r"entrypoint: (\S+)", r"entrypoint: \1x", file.read_text(), count=1))
+        check_deployments(spoiled(FILE, typo))
