@@ -87,7 +87,9 @@ class Flows:
         start = time.monotonic()
         self.set_state(run, "CANCELLING")
         assert self.ended(run, 60)["type"] == "CANCELLED"
-        return time.monotonic() - start
+        seconds = time.monotonic() - start
+        print(f"cancelled after {seconds:.1f} s")
+        return seconds
 
     def retry(self, run: str) -> None:
         self.set_state(run, "SCHEDULED", "AwaitingRetry")
