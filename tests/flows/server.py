@@ -55,7 +55,7 @@ class Flows:
             assert self.process.poll() is None, (self.folder / "serve.log").read_text()
             return {}
 
-        return self.until(lambda: (found := ask()).get("reaper") and found, 180)
+        return self.until(lambda: (found := ask()).get("reaper") and found, 600)
 
     def until(self, ask: Any, seconds: float) -> Any:
         end = time.monotonic() + seconds
@@ -97,7 +97,7 @@ class Flows:
     def state(self, run: str) -> dict[str, Any]:
         return dict(self.http.get(f"/flow_runs/{run}").json()["state"])
 
-    def ended(self, run: str, seconds: float = 180) -> dict[str, Any]:
+    def ended(self, run: str, seconds: float = 600) -> dict[str, Any]:
         """The state that it ends in."""
 
         def final() -> dict[str, Any] | None:
@@ -106,7 +106,7 @@ class Flows:
 
         return dict(self.until(final, seconds))
 
-    def completed(self, run: str, seconds: float = 180) -> None:
+    def completed(self, run: str, seconds: float = 600) -> None:
         state = self.ended(run, seconds)
         assert state["type"] == "COMPLETED", f"{state['message']}\n{self.logs(run)}"
 

@@ -30,7 +30,7 @@ def begun(served, job, phase, steps=1):
         now = progress(served, job)  # perhaps of an earlier try
         return now and now.phase == phase and now.done >= steps and family(job)
 
-    served.until(there, 240)
+    served.until(there, 600)
 
 
 def test_an_ingestion_is_started_watched_and_done(served, asked, data, tmp_path):

@@ -22,7 +22,7 @@ def test_from_videos_to_a_report(served, asked, tmp_path):
         "metrics": ["motion"],
     }
     run = served.start("full", what)
-    served.completed(run, 300)
+    served.completed(run, 1200)
     out = tmp_path / "all"
     assert json.loads((out / "stage3/model/emo.json").read_text())["stage"] == 3
     assert (out / "evaluation/generated/0000.mp4").is_file()

@@ -58,7 +58,7 @@ def test_the_page_of_a_run_shows_how_far_it_is(served, page, data, tmp_path):
     form = {"stage": 1, "data": data, "out": str(tmp_path / "run"), "device": "cpu"}
     run = served.start("train", form)
     job = f"emo-train-{run}"
-    served.until(lambda: (now := Notes(served.jobs, job).progress()) and now.done > 10, 240)
+    served.until(lambda: (now := Notes(served.jobs, job).progress()) and now.done > 10, 600)
     served.until(lambda: {"train-progress", "train-loss"} <= set(served.artifacts(run)), 120)
     page.goto(f"{served.page}/runs/flow-run/{run}")
     expect(page.get_by_text(f"{job}: Python").first).to_be_visible()

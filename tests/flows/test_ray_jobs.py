@@ -45,7 +45,7 @@ def test_a_job_on_a_cluster_is_cancelled_and_tried_again(served, cluster, asked,
         now = Notes(served.jobs, job).progress()
         return now and now.phase == "ingest" and now.done
 
-    served.until(begun, 150)
+    served.until(begun, 600)
     assert served.cancel(run) < 30
     assert cluster.jobs()[job] == "STOPPED"
     served.retry(run)
@@ -86,18 +86,18 @@ def test_a_model_goes_into_service_and_a_bad_one_does_not(served, cluster, token
         "folder": str(tmp_path / "jobs"),
         "port": cluster.service_port,
         "endpoint": endpoint,
-        "minutes": 4,
+        "minutes": 15,
     }
     run = served.start("serve", what, cluster=cluster.url)
-    served.completed(run, 240)
+    served.completed(run, 900)
     head = {"Authorization": f"Bearer {cluster.service_token}"}
     assert [one["id"] for one in httpx.get(f"{endpoint}/v1/models", headers=head).json()] == ["default"]
     run = served.start("serve", {**what, "model": str(tmp_path / "none"), "name": "bad"}, cluster=cluster.url)
-    state = served.ended(run, 240)
+    state = served.ended(run, 900)
     assert state["type"] == "FAILED" and "what ran before is back" in state["message"]
 
     def back():
         with_model = httpx.get(f"{endpoint}/v1/models", headers=head)
         return with_model.is_success and [one["id"] for one in with_model.json()] == ["default"]
 
-    served.until(back, 120)
+    served.until(back, 600)

@@ -40,7 +40,7 @@ def spec(data: str, folder: Path, steps: int, **changes: object) -> Spec:
     return Spec.model_validate(told | changes)
 
 
-def until(ask, seconds=120):
+def until(ask, seconds=600):
     end = time.monotonic() + seconds
     while not (found := ask()):
         assert time.monotonic() < end, "it did not come to be"
