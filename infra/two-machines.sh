@@ -106,7 +106,7 @@ export PREFECT_API_URL=http://127.0.0.1:$prefect/api
 # blocks all of Ray ends when one of its processes does, such as the server for clients that nobody here needs.
 ray_start --head "--node-ip-address=$head" "--port=$gcs" --num-cpus=0 --dashboard-host=127.0.0.1 \
     "--dashboard-port=${page##*:}" >logs/head.txt 2>&1
-until_it 120 "the head" answers "$page/api/version" "$RAY_AUTH_TOKEN"
+until_it 300 "the head" answers "$page/api/version" "$RAY_AUTH_TOKEN"
 if test "$mode" = apart; then
     echo go >go
 else
@@ -115,7 +115,7 @@ fi
 two_nodes() {
     test "$(ask "$page"/api/v0/nodes "$RAY_AUTH_TOKEN" | grep -o '"state": *"ALIVE"' | wc -l)" = 2
 }
-until_it 120 "the worker" two_nodes
+until_it 300 "the worker" two_nodes
 prefect server start --host 127.0.0.1 --port "$prefect" >logs/prefect.txt 2>&1 &
 say "a head at $head and a worker at $worker, $mode"
 
@@ -136,12 +136,13 @@ say "a model: run2/model"
 sed -e "s|/shared/emo/model|$dir/run2/model|; s|/shared/emo/service|$dir/service|; s|device: cuda|device: cpu|; s|port: 8000|port: $service|" \
     "$here/infra/serve/service.yaml" >service.yaml
 serve deploy service.yaml --address "$page"
-until_it 120 "the service" answers "http://127.0.0.1:$service"/readyz
-printf 'name,portrait,audio,steps,scheduler\nhello,films/held_out/portrait.png,films/held_out/voice.wav,1,dpm++\n' >videos.csv
+until_it 300 "the service" answers "http://127.0.0.1:$service"/readyz
+voices=(films/clips/*) # two seconds of sound lie in every film
+printf 'name,portrait,audio,steps,guidance\nhello,films/held_out/portrait.png,%s,1,1\n' "${voices[0]}" >videos.csv
 emo batch --endpoint "http://127.0.0.1:$service" --manifest videos.csv --out videos
 say "a video: $dir/videos/hello.mp4"
 
-until_it 120 "the Prefect server" answers "$PREFECT_API_URL/health"
+until_it 300 "the Prefect server" answers "$PREFECT_API_URL/health"
 prefect automation create --from-file "$here/infra/prefect/zombies.yaml"
 prefect work-pool create emo --type kubernetes --base-job-template "$here/infra/prefect/pool.json"
 say "done"
