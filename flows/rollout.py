@@ -57,7 +57,14 @@ class Cluster:
         told = {one["name"]: one for one in applications}
         http = {"host": "127.0.0.1", "port": port}  # what lets others in stands before it
         config = {"proxy_location": "HeadOnly", "http_options": http, "applications": list(told.values())}
-        self._ask("PUT", json=config)
+        for last in (False, False, True):
+            try:
+                self._ask("PUT", json=config)
+                return
+            except NotServed:  # on a busy machine Serve's own processes may not be there in its time
+                if last:
+                    raise
+                time.sleep(5)
 
     def wait_until_ready(self, seconds: float, endpoint: str | None, token: str | None) -> None:
         """Raises NotServed with what Ray says, at once where it has given up."""

@@ -54,8 +54,8 @@ def test_the_form_shows_every_parameter_with_its_help(served, page):
     keep(page, "form")
 
 
-def test_the_page_of_a_run_shows_how_far_it_is(served, page, data, tmp_path):
-    form = {"stage": 1, "data": data, "out": str(tmp_path / "run"), "device": "cpu"}
+def test_the_page_of_a_run_shows_how_far_it_is(served, page, data):
+    form = {"stage": 1, "data": data, "out": "runs/stage1", "device": "cpu"}
     run = served.start("train", form)
     job = f"emo-train-{run}"
     served.until(lambda: (now := Notes(served.jobs, job).progress()) and now.done > 10, 600)
@@ -66,6 +66,9 @@ def test_the_page_of_a_run_shows_how_far_it_is(served, page, data, tmp_path):
     page.get_by_role("tablist").get_by_text("Artifacts", exact=True).click()
     expect(page.get_by_text("train-progress").first).to_be_visible()
     expect(page.get_by_text(re.compile(r"stage 1: \d+ of 1300")).first).to_be_visible()
+    page.get_by_text("Task runs", exact=True).scroll_into_view_if_needed()
+    page.mouse.move(700, 700)
+    page.mouse.wheel(0, 2000)
     keep(page, "artifacts")
     loss = served.artifacts(run)["train-loss"]["id"]
     page.goto(f"{served.page}/artifacts/artifact/{loss}")
