@@ -66,9 +66,11 @@ class Road:
             for path in paths:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             self._record(name, {"made_from": self.trail})
-        elif "seconds" in earlier and all(path.exists() for path in paths):
-            print(f"{label}: done before", file=sys.stderr)
-            return
+        elif "seconds" in earlier:
+            if all(path.exists() for path in paths):
+                print(f"{label}: done before", file=sys.stderr)
+                return
+            self._record(name, {"made_from": self.trail})  # from here on it counts as unfinished
         entry = self.steps[name]
         start, before = time.monotonic(), entry.get("seconds_so_far", 0.0)
         try:

@@ -30,10 +30,10 @@ ROOM = 2.0
 RUN = 2 * FPS
 """Frames that are drawn together for an interval: neighbours are no new evidence."""
 DRAWS = 2000
-FACE_SIDE = 24
+FACE_SIDE = 32
 """Pixels of the aligned face that tells who it is."""
-FACE = (0.8 * (ARCFACE / 112 - 0.5) + 0.5) * FACE_SIDE
-"""Where its five points are: smaller than ArcFace's, for hair is part of a look."""
+FACE = ARCFACE / 112 * FACE_SIDE
+"""Where its five points are."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,17 @@ def film_of_portrait(path: Path, size: int) -> Film:
 class VoiceAndMouth:
     """Pearson's r at lag 0, pooled over videos, of the mouth with its own voice and, less, with the others'.
 
-    Intervals hold 95 %, over runs of two seconds drawn again."""
+    Intervals hold 95 %: voices are drawn again, and from each runs of two seconds."""
 
     own: float
+    """Pooled."""
     own_interval: tuple[float, float]
     own_less_other: float
     own_less_other_interval: tuple[float, float]
+    each: tuple[float, ...]
+    """Of every video with its own voice."""
+    frames: tuple[int, ...]
+    """That show a face, of every video."""
     draws: np.ndarray
     """Of `own`."""
 
@@ -108,21 +113,29 @@ def voice_and_mouth(openings: np.ndarray, loudness: np.ndarray) -> VoiceAndMouth
     videos, frames = openings.shape
     known = np.isfinite(openings)
     mouth = _centred(openings, known)
-    runs = [slice(start, start + RUN) for start in range(0, frames, RUN)]
-    sums = np.zeros((videos, 3, videos * len(runs)))  # shift of the voices; xy, xx, yy; run
+    starts = range(0, frames, RUN)
+    sums = np.zeros((videos, 3, videos, len(starts)))  # shift of the voices; xy, xx, yy; video; run
     for shift in range(videos):
         heard = _centred(np.roll(loudness, shift, axis=0), known)
         for place, product in enumerate((mouth * heard, mouth**2, heard**2)):
-            sums[shift, place] = np.concatenate([product[:, run].sum(axis=1) for run in runs])
-    drawn = np.random.default_rng(0).integers(sums.shape[2], size=(DRAWS, sums.shape[2]))
-    again, found = _pearson(sums[:, :, drawn].sum(axis=-1)), _pearson(sums.sum(axis=-1))
+            sums[shift, place] = np.add.reduceat(product, starts, axis=1)
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(videos, size=(DRAWS, videos, 1)), rng.integers(len(starts), size=(DRAWS, videos, len(starts)))
+    again, found = _pearson(sums[:, :, *drawn].sum(axis=(-1, -2))), _pearson(sums.sum(axis=(-1, -2)))
     return VoiceAndMouth(
         own=float(found[0]),
         own_interval=_interval(again[0]),
-        own_less_other=float(found[0] - found[1:].mean()),
-        own_less_other_interval=_interval(again[0] - again[1:].mean(axis=0)),
+        own_less_other=_less_others(found).item(),
+        own_less_other_interval=_interval(_less_others(again)),
+        each=tuple(_pearson(sums[0].sum(axis=-1)[None])[0].tolist()),
+        frames=tuple(known.sum(axis=1).tolist()),
         draws=again[0],
     )
+
+
+def _less_others(found: np.ndarray) -> np.ndarray:
+    """(shifts, ...) -> (...): the own voice's less the mean of the others'; NaN where there is one voice."""
+    return found[0] - found[1:].mean(axis=0) if len(found) > 1 else np.full(found.shape[1:], np.nan)
 
 
 def _centred(values: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -144,7 +157,9 @@ def _interval(draws: np.ndarray) -> tuple[float, float]:
 
 
 def difference_interval(one: VoiceAndMouth, other: VoiceAndMouth) -> tuple[float, float]:
-    """95 % of `one.own - other.own`, over the same runs of both."""
+    """95 % of `one.own - other.own`, over the same draws of both. ValueError where they are not of as many videos."""
+    if len(one.frames) != len(other.frames):
+        raise ValueError(f"{len(one.frames)} videos here, {len(other.frames)} there: their draws are not the same")
     return _interval(one.draws - other.draws)
 
 
@@ -155,17 +170,15 @@ def change(one: Film, other: Film) -> np.ndarray:
 
 
 def mouth_over_rest(one: Film, other: Film) -> float:
-    """How much more two videos differ around the lips than in the rest of the face. NaN where neither shows one."""
-    frames = min(len(one.pictures), len(other.pictures))
+    """How much more two videos differ around the lips than in the rest of the face. NaN where they show none."""
     sums = np.zeros((2, 2))
-    for at in range(frames):
-        points = np.concatenate([film.landmarks[at, :, :2] for film in (one, other)])
-        points = points[np.isfinite(points[:, 0])]
-        if len(points) < 2 * 468:
+    for at in range(min(len(one.pictures), len(other.pictures))):
+        marks = [film.landmarks[at, :, :2] for film in (one, other)]
+        if not np.isfinite(marks).all():
             continue
         difference = np.abs(one.pictures[at].astype(np.int16) - other.pictures[at]).mean(axis=-1)
-        lips = np.concatenate([film.landmarks[at, LIPS, :2] for film in (one, other)])
-        mouth, face = _inside(lips, ROOM, difference.shape), _inside(points, 1.0, difference.shape)
+        mouth = _box(np.concatenate([points[LIPS] for points in marks]), ROOM, difference.shape)
+        face = hull(marks[0], difference.shape) | hull(marks[1], difference.shape)
         for place, region in enumerate((mouth, face & ~mouth)):
             sums[place] += difference[region].sum(), region.sum()
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -173,7 +186,16 @@ def mouth_over_rest(one: Film, other: Film) -> float:
         return float(mean[0] / mean[1])
 
 
-def _inside(points: np.ndarray, room: float, shape: tuple[int, ...]) -> np.ndarray:
+def hull(points: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """bool (H, W): what lies inside the outermost of points (N, 2)."""
+    import cv2
+
+    region = np.zeros(shape[:2], np.uint8)
+    cv2.fillConvexPoly(region, cv2.convexHull(points.round().astype(np.int32)), 1)
+    return region.astype(bool)
+
+
+def _box(points: np.ndarray, room: float, shape: tuple[int, ...]) -> np.ndarray:
     """bool (H, W): the box around points (N, 2), `room` times as large."""
     low, high = points.min(axis=0), points.max(axis=0)
     middle, half = (low + high) / 2, (high - low) / 2 * room
@@ -184,18 +206,20 @@ def _inside(points: np.ndarray, room: float, shape: tuple[int, ...]) -> np.ndarr
 
 
 def joins_over_inside(film: Film, clip_frames: int) -> float:
-    """How much rougher a video is where two clips meet than inside them: medians of neighbouring frames' difference."""
+    """How much rougher a video is where two clips meet than inside them: medians of neighbouring frames' difference.
+    NaN where nothing moves."""
     moved = np.abs(np.diff(film.pictures.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))
     is_join = np.arange(1, len(film.pictures)) % clip_frames == 0
-    return float(np.median(moved[is_join]) / np.median(moved[~is_join]))
+    inside = float(np.median(moved[~is_join]))
+    return float(np.median(moved[is_join])) / inside if inside else float("nan")
 
 
 def nearest(film: Film, references: Sequence[Film]) -> tuple[np.ndarray, np.ndarray]:
     """Who each frame looks most like: int (n,) of `references`, and the distances (n, R), over the frames with a face,
     of which there may be none. Every reference shows one.
 
-    Not in the paper: faces are aligned by five points and compared in colours, for the people of the sample differ in
-    shape, skin and hair. It is no recognition.
+    Not in the paper: faces are cut out along their outline, aligned by five points and compared in colours, for the
+    people of the sample differ in shape and skin. It is no recognition, and knows neither hair nor what is behind.
     """
     faces = _faces(film)
     known = np.stack([_faces(reference)[0] for reference in references])
@@ -205,7 +229,10 @@ def nearest(film: Film, references: Sequence[Film]) -> tuple[np.ndarray, np.ndar
 
 def _faces(film: Film) -> np.ndarray:
     """float64 (n, D)."""
-    whole = Block(film.pictures, film.landmarks, np.ones(len(film.pictures), bool), 0)
-    if not len(whole.faces):
+    known = np.isfinite(film.landmarks[:, 0, 0])
+    if not known.any():
         return np.zeros((0, FACE_SIDE * FACE_SIDE * 3))
-    return aligned(whole, FACE, FACE_SIDE).reshape(len(whole.faces), -1).astype(np.float64)
+    marks = film.landmarks[known]
+    inside = np.stack([hull(points[:, :2], film.pictures.shape[1:3]) for points in marks])
+    block = Block(film.pictures[known] * inside[..., None], marks, np.ones(len(marks), bool), 0)
+    return aligned(block, FACE, FACE_SIDE).reshape(len(marks), -1).astype(np.float64)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from emo_core.evaluation.ablation import AblationReport
+from emo_core.evaluation.ablation import WITHOUT, AblationReport
 from emo_core.evaluation.claims import Film, change
 from emo_data.schema import FPS
 from emo_data.whole import whole_file
@@ -43,21 +43,26 @@ def plot_changes(pairs: Sequence[tuple[Film, Film]], out: Path) -> None:
 
 def plot_speeds(report: AblationReport, floor: float, out: Path) -> None:
     """Every seed's velocity under each assigned one, and the variance."""
-    assigned = [row for row in report.rows if row.condition != "none"]
+    assigned = [row for row in report.rows if row.condition != WITHOUT]
     figure, axes = _figure(1, 2, 4.5, 3.5)
+    places = {row.condition: place for place, row in enumerate(assigned)}
     of_seed: dict[str, list[float]] = {}
-    for row in assigned:
-        for one in report.videos:
-            if one.condition == row.condition and one.velocity_mean is not None:
-                of_seed.setdefault(one.video.rpartition("_")[2], []).append(one.velocity_mean)
+    for one in report.videos:
+        if one.condition in places and one.velocity_mean is not None:
+            seed = of_seed.setdefault(one.video.rpartition("_")[2], [np.nan] * len(places))
+            seed[places[one.condition]] = one.velocity_mean
     for values in of_seed.values():
         axes[0].plot(range(len(values)), values, "o-", markersize=3, linewidth=0.7, alpha=0.7)
     axes[0].axhline(floor, color="black", linestyle="dashed", linewidth=0.8, label="a still head that speaks")
     axes[0].set(ylabel="measured, degrees per frame", xlabel="assigned, degrees per frame", ylim=(0, None))
     axes[0].set_xticks(range(len(assigned)), [row.condition for row in assigned])
     axes[0].legend()
-    names = ["no speed layers" if row.condition == "none" else row.condition for row in report.rows]
-    axes[1].bar(names, [row.velocity_variance or 0 for row in report.rows], color="tab:grey")
+    names = ["no speed layers" if row.condition == WITHOUT else row.condition for row in report.rows]
+    axes[1].bar(
+        names,
+        [np.nan if row.velocity_variance is None else row.velocity_variance for row in report.rows],
+        color="tab:grey",
+    )
     axes[1].set(ylabel="velocity variance within a video")
     _save(figure, out)
 
@@ -78,13 +83,14 @@ def plot_joins(films: Mapping[str, Film], clip_frames: int, out: Path) -> None:
     _save(figure, out)
 
 
-def plot_intervals(found: Mapping[str, tuple[float, tuple[float, float]]], bar: float, out: Path) -> None:
-    """Numbers with their 95 % intervals, and the bar they are to reach."""
-    figure, (axis,) = _figure(1, 1, 5, 0.7 + 0.5 * len(found))
+def plot_intervals(found: Mapping[str, tuple[float, tuple[float, float]]], bar: float, title: str, out: Path) -> None:
+    """Numbers with their 95 % intervals, and the bar that is theirs."""
+    figure, (axis,) = _figure(1, 1, 5, 0.8 + 0.5 * len(found))
     for place, (value, (low, high)) in enumerate(found.values()):
-        axis.errorbar(value, place, xerr=[[value - low], [high - value]], fmt="o", capsize=4)
+        if np.isfinite(value):
+            axis.errorbar(value, place, xerr=[[max(value - low, 0)], [max(high - value, 0)]], fmt="o", capsize=4)
     axis.axvline(bar, color="black", linestyle="dashed", linewidth=0.8)
-    axis.set(ylim=(-0.5, len(found) - 0.5), xlabel="r of mouth and voice, pooled, lag 0")
+    axis.set(ylim=(-0.5, len(found) - 0.5), xlabel=title)
     axis.set_yticks(range(len(found)), list(found))
     _save(figure, out)
 

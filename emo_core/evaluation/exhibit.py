@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from emo_core.evaluation.ablation import AblationReport, Shown
+from emo_core.evaluation.ablation import WITHOUT, AblationReport, Shown
 from emo_core.evaluation.table import SPEEDS, cells, head_of, number
 from emo_core.inference.export import contact_sheet, save_picture
 from emo_data.video import probe, read_pictures
@@ -41,7 +41,7 @@ def page(report: AblationReport) -> str:
 
 
 def _speed_table(report: AblationReport) -> str:
-    names = {"none": "**here**, no speed layers"}
+    names = {WITHOUT: "**here**, no speed layers"}
     table = [head_of(["videos", "mean velocity", "velocity variance", "VMV", "clips"])]
     table += [cells([name, *map(number, values), ""]) for name, *values in SPEEDS]
     for row in report.rows:

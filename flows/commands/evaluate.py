@@ -121,6 +121,8 @@ def evaluate(
             raise UserError(
                 "give --generated (and --truth) with --out, or --model with --ablation and --out, or --gallery"
             )
+        if without_speed is not None or portrait or audio or song is not None:
+            raise UserError("--portrait, --audio, --song and --without-speed: are for --model, which makes videos")
         _score(generated, truth, out, metrics, weights, workers, address, device or "cpu", as_json)
         return
     if generated is not None or truth is not None or weights is not None:
@@ -128,6 +130,13 @@ def evaluate(
     from emo_core.inference.sampling import Sampling
 
     sampling, device = Sampling(steps, reference_scale, audio_scale), device or "auto"
+    if song is not None and gallery is None:
+        raise UserError("--song: is for --gallery")
+    if without_speed is not None and ablation != "speed":
+        raise UserError("--without-speed: is for --ablation speed")
+    for place in (gallery, out):
+        if place is not None and place.exists() and not place.is_dir():
+            raise UserError(f"{place}: is a file; name a folder")
     if gallery is not None and ablation is None and out is None:
         _gallery(model, gallery, portrait, audio, song, sampling, device, as_json)
     elif ablation is not None and gallery is None and out is not None:
@@ -206,8 +215,6 @@ def _ablate(
     from emo_core.inference.generate import load_pipeline
     from flows.progress import progress
 
-    if without_speed is not None and ablation != "speed":
-        raise UserError("--without-speed: is for --ablation speed")
     chosen = choose_device(device)
     loaded = load_pipeline(model, chosen)
     cast = Cast(*cast_of(portrait, audio, out / "cast"), clips)

@@ -13,7 +13,7 @@ class ProofForm(Form):
     out: Place = Field(
         "build/proof", title="Folder", description="A new one, or an earlier proof's: what is done stays."
     )
-    seed: int = Field(0, title="Seed", ge=0, description="Another one makes other heads, voices and noise.")
+    seed: int = Field(0, title="Seed", ge=0, description="Another one makes other clips, and trains in another order.")
     device: Literal["auto", "cpu"] = Field(
         "auto", title="Compute on", description="auto: the accelerator if there is one."
     )
