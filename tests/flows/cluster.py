@@ -1,5 +1,6 @@
 """A Ray cluster of one machine as somebody sets it up: `ray start --head`, on the loopback, with a token."""
 
+import contextlib
 import os
 import secrets
 import signal
@@ -74,7 +75,8 @@ class Cluster:
         self.process.send_signal(signal.SIGTERM)
         _, left = psutil.wait_procs(family, timeout=30)
         for process in left:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it went with another
+                process.kill()
         self.http.close()
         self.log.close()
         return psutil.wait_procs(left, timeout=10)[1]
