@@ -27,7 +27,7 @@ FORGETFUL = 2
 
 
 class ProofSettings(BaseModel):
-    """The numbers of the proof: three quarters of an hour on two cores."""
+    """The numbers of the proof: about an hour on two cores."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
