@@ -57,8 +57,7 @@ def proof(out: Path, settings: ProofSettings, device: "torch.device", phase: Pha
     """
     road = Road.into(out, NAMES, "proof", phase)
     road.gather(settings.clips, settings.seconds, settings.seed, settings.looks)
-    _train(road, settings, device)
-    _perform(road, settings, device)
+    _perform(road, settings, device, _train(road, settings, device))
     _judge(road, settings)
     report = {
         "claims": json.loads((out / "claims.json").read_text()),
@@ -72,15 +71,18 @@ def proof(out: Path, settings: ProofSettings, device: "torch.device", phase: Pha
     return report
 
 
-def _train(road: Road, settings: ProofSettings, device: "torch.device") -> None:
+def _train(road: Road, settings: ProofSettings, device: "torch.device") -> dict[str, Path]:
+    """The models, by the step that made each."""
     from emo_core.training.recipes import stage_recipe
 
-    init = None
+    init, runs = None, dict[str, str]()
     for stage, steps in enumerate(settings.stage_steps, start=1):
         recipe = stage_recipe(stage, "tiny").model_copy(update={"seed": settings.seed, "steps": steps})
         if stage == 3:
-            road.train("stage 3 audio", recipe.model_copy(update={"train_audio": True}), init, device)
-        init = road.train(f"stage {stage}", recipe, init, device)
+            too = recipe.model_copy(update={"train_audio": True})
+            runs["stage 3 audio"] = road.train("stage 3 audio", too, init, device)
+        init = runs[f"stage {stage}"] = road.train(f"stage {stage}", recipe, init, device)
+    return {name: road.out / run / "model" for name, run in runs.items()}
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class _Cast:
         ]
 
 
-def _perform(road: Road, settings: ProofSettings, device: "torch.device") -> None:
+def _perform(road: Road, settings: ProofSettings, device: "torch.device", models: dict[str, Path]) -> None:
     """All videos that the claims are judged by."""
     from emo_core.evaluation.ablation import Cast, ablate_region, ablate_speed
     from emo_core.evaluation.exhibit import write_ablation
@@ -135,7 +137,7 @@ def _perform(road: Road, settings: ProofSettings, device: "torch.device") -> Non
     several = Cast(cast.portraits, cast.short, settings.trials)
     fewer = Cast(cast.portraits, cast.short, -(-settings.trials // 2))
     trained, audio_too, silent = (
-        load_pipeline(out / f"runs/{run}/model", device) for run in ("stage3", "stage3audio", "stage2")
+        load_pipeline(models[name], device) for name in ("stage 3", "stage 3 audio", "stage 2")
     )
 
     def speeds(report: Report) -> None:

@@ -167,6 +167,11 @@ def region_around(face: np.ndarray, region: str) -> str:
     return ",".join(f"{value:.4f}" for value in box)
 
 
+def box_of(region: str) -> np.ndarray | None:
+    """The corners (4,) of a region that `region_around` made; None of a word."""
+    return np.array(region.split(","), float) if "," in region else None
+
+
 def _report(
     kind: Kind,
     loaded: Loaded,
@@ -193,8 +198,8 @@ def _report(
         else:
             told.velocity_mean, told.velocity_variance = seen.motion.velocity_mean, seen.motion.velocity_variance
             told.travel_across, told.travel_down = seen.motion.travel_across, seen.motion.travel_down
-            if trial.region.count(",") == 3:
-                told.region_containment = containment(seen.boxes, np.array(trial.region.split(","), float))
+            box = box_of(trial.region)
+            told.region_containment = None if box is None else containment(seen.boxes, box)
         videos.append(told)
     conditions = list(dict.fromkeys(condition for condition, _, _ in films))
     return AblationReport(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from emo_core.evaluation.ablation import WITHOUT, AblationReport, Shown
+from emo_core.evaluation.ablation import WITHOUT, AblationReport, box_of
 from emo_core.evaluation.table import SPEEDS, cells, head_of, number
 from emo_core.inference.export import contact_sheet, save_picture
 from emo_data.video import probe, read_pictures
@@ -19,15 +19,16 @@ COLUMNS = 10
 
 def write_ablation(report: AblationReport, out: Path) -> list[Path]:
     """OUT/report.json, report.md, plot.png and sheet.png."""
-    files = [out / name for name in ("report.json", "report.md", "plot.png", "sheet.png")]
-    texts = report.model_dump_json(indent=1), page(report)
-    for path, text in zip(files, texts, strict=False):
+    told, read, plot, sheet = files = [out / name for name in ("report.json", "report.md", "plot.png", "sheet.png")]
+    for path, text in ((told, report.model_dump_json(indent=1)), (read, page(report))):
         with whole_file(path) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-    plot_ablation(report, files[2])
+    plot_ablation(report, plot)
     first = {one.condition: one for one in reversed(report.videos)}
-    rows = [(row.condition, out / first[row.condition].video, _box_of(first[row.condition])) for row in report.rows]
-    write_rows(rows, files[3])
+    rows = [
+        (row.condition, out / first[row.condition].video, box_of(first[row.condition].region)) for row in report.rows
+    ]
+    write_rows(rows, sheet)
     return files
 
 
@@ -122,7 +123,3 @@ def _label(text: str) -> np.ndarray:
         (SIDE // 2, SIDE // 2), text, fill="black", anchor="mm", align="center", font=ImageFont.load_default(14)
     )
     return np.asarray(picture)
-
-
-def _box_of(shown: Shown) -> np.ndarray | None:
-    return np.array(shown.region.split(","), float) if shown.region.count(",") == 3 else None

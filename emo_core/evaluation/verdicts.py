@@ -258,7 +258,7 @@ def of_likeness(scenes: Scenes, pictures: Path) -> Claim:
             "share_of_faces": film.faces,
             "people": len(people),
             "mistaken_for": {
-                path.stem: int(count) for path, count in zip(scenes.references, mistaken, strict=False) if count
+                path.stem: int(count) for path, count in zip(scenes.references[:own], mistaken, strict=True) if count
             },
             "distance_to_own": _mean(distances[:, own]),
             "distance_to_nearest_other": _mean(distances[:, :own].min(axis=1)),

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -17,22 +16,10 @@ from PIL import Image
 
 from emo_core.serving.api import create_app
 from emo_core.serving.service import Limits, Service
+from tests.browser import CHROMIUM, FLAGS, PATIENCE, expect, needs_chromium, playwright
 from tests.emo_core.test_service import Here
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = playwright.expect
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-PATIENCE = 60_000
-"""Milliseconds: a condition that is not met by then never is, also on busy cores."""
+pytestmark = needs_chromium
 LIMITS = Limits(queue=3, sound_seconds=10)
 
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,9 @@ import pytest
 from flows.forms.train import TrainForm
 from flows.forms.where import Where
 from flows.notes import Notes
+from tests.browser import CHROMIUM, FLAGS, PATIENCE, expect, needs_chromium, playwright
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = playwright.expect
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on PATH")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-PATIENCE = 60_000
-"""Milliseconds."""
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
