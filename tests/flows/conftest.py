@@ -42,14 +42,15 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def asked(clips: Path) -> dict[str, object]:
     """The form of an ingestion of them, without a place for the dataset."""
-    return {
-        "sources": [str(clips)],
-        "size": 80,
-        "audio_model": "tiny",
-        "min_seconds": 1,
-        "identity_pattern": r"^(look\d+)_",
-        "test_share": 0.5,
-    }
+    return form_of(clips)
+
+
+@pytest.fixture(scope="session")
+def long_asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+    """The form of an ingestion of 24 clips: there is a middle of it to be disturbed in, on a fast machine as well."""
+    folder = tmp_path_factory.mktemp("heads") / "sample"
+    write_sample(folder, clips=24, seconds=2, seed=4, looks=2, size=128)
+    return form_of(folder / "clips")
 
 
 @pytest.fixture(scope="session")
@@ -68,13 +69,34 @@ def serviceable(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(asked: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Their dataset, as a plain call of the flow's function makes it: no server, no run."""
+    """The dataset of the four clips."""
+    return undisturbed_dataset(asked, 4, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.fixture(scope="session")
+def long_data(long_asked: dict[str, object], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The dataset of the 24 clips."""
+    return undisturbed_dataset(long_asked, 24, tmp_path_factory.mktemp("plain"))
+
+
+def form_of(clips: Path) -> dict[str, object]:
+    return {
+        "sources": [str(clips)],
+        "size": 80,
+        "audio_model": "tiny",
+        "min_seconds": 1,
+        "identity_pattern": r"^(look\d+)_",
+        "test_share": 0.5,
+    }
+
+
+def undisturbed_dataset(asked: dict[str, object], clips: int, folder: Path) -> str:
+    """As a plain call of the flow's function makes it: no server, no run."""
     from flows.deployed.ingest import ingest
     from flows.forms.ingest import IngestForm
     from flows.forms.where import Where
 
-    folder = tmp_path_factory.mktemp("plain")
     form = IngestForm.model_validate({**asked, "out": str(folder / "data"), "workers": 0})
     result = ingest.fn(form, Where(notes=str(folder / "jobs")))
-    assert result["clips"] == 4
+    assert result["clips"] == clips
     return str(folder / "data")

@@ -85,9 +85,9 @@ def test_a_wrong_input_is_said_in_the_run_and_not_tried_again(served, tmp_path):
     assert served.logs(run).count("Python 3.") == 1
 
 
-def test_an_ingestion_on_ray_that_is_cancelled_and_tried_again(served, asked, data, tmp_path):
+def test_an_ingestion_on_ray_that_is_cancelled_and_tried_again(served, long_asked, long_data, tmp_path):
     out = str(tmp_path / "data")
-    run = served.start("ingest", {**asked, "out": out, "workers": 1})
+    run = served.start("ingest", {**long_asked, "out": out, "workers": 1})
     job = f"emo-ingest-{run}"
     begun(served, job, "ingest")
     assert any("raylet" in process.name() for process in family(job))
@@ -95,7 +95,7 @@ def test_an_ingestion_on_ray_that_is_cancelled_and_tried_again(served, asked, da
     assert family(job) == [] and open_jobs(served.jobs) == []
     served.retry(run)
     served.completed(run)
-    assert content(out) == content(data)
+    assert content(out) == content(long_data)
     assert family(job) == []
 
 

@@ -36,9 +36,9 @@ def test_without_its_token_a_cluster_does_nothing(cluster, asked, tmp_path):
 
 
 @pytest.mark.usefixtures("token_block")
-def test_a_job_on_a_cluster_is_cancelled_and_tried_again(served, cluster, asked, data, tmp_path):
+def test_a_job_on_a_cluster_is_cancelled_and_tried_again(served, cluster, long_asked, long_data, tmp_path):
     out = str(tmp_path / "data")
-    run = served.start("ingest", {**asked, "out": out, "workers": 1}, cluster=cluster.url, code="upload")
+    run = served.start("ingest", {**long_asked, "out": out, "workers": 1}, cluster=cluster.url, code="upload")
     job = f"emo-ingest-{run}"
 
     def begun():
@@ -50,7 +50,7 @@ def test_a_job_on_a_cluster_is_cancelled_and_tried_again(served, cluster, asked,
     assert cluster.jobs()[job] == "STOPPED"
     served.retry(run)
     served.completed(run)
-    assert content(out) == content(data)
+    assert content(out) == content(long_data)
     assert cluster.jobs() == {job: "SUCCEEDED"}
     shown = served.artifacts(run)
     assert f"{cluster.url}/#/jobs/{job}" in shown["ingest-places"]["data"]
