@@ -19,6 +19,7 @@ Ablation = Literal["speed", "region"]
 
 
 def evaluate(
+    context: typer.Context,
     generated: Annotated[
         Path | None,
         typer.Option(
@@ -117,23 +118,23 @@ def evaluate(
 ) -> None:
     """Generated videos against ground truth: FID, FVD, sync, F-SIM, E-FID, head motion. Or a model's ablations."""
     if model is None:
-        if generated is None or out is None or ablation is not None or gallery is not None:
+        _refuse(context, [name for name, panel in _panels(context).items() if panel == SPEAK], "only with --model")
+        if generated is None or out is None:
             raise UserError(
                 "give --generated (and --truth) with --out, or --model with --ablation and --out, or --gallery"
             )
-        if without_speed is not None or portrait or audio or song is not None:
-            raise UserError("--portrait, --audio, --song and --without-speed: are for --model, which makes videos")
         _score(generated, truth, out, metrics, weights, workers, address, device or "cpu", as_json)
         return
-    if generated is not None or truth is not None or weights is not None:
-        raise UserError("--model: makes its own videos; leave --generated, --truth and --weights out")
+    _refuse(context, [name for name, panel in _panels(context).items() if panel == SCORE], "only without --model")
+    if gallery is None:
+        _refuse(context, ["song"], "only with --gallery")
+    if ablation is None:
+        _refuse(context, ["clips"], "only with --ablation")
+    if ablation != "speed":
+        _refuse(context, ["without_speed"], "only with --ablation speed")
     from emo_core.inference.sampling import Sampling
 
     sampling, device = Sampling(steps, reference_scale, audio_scale), device or "auto"
-    if song is not None and gallery is None:
-        raise UserError("--song: is for --gallery")
-    if without_speed is not None and ablation != "speed":
-        raise UserError("--without-speed: is for --ablation speed")
     for place in (gallery, out):
         if place is not None and place.exists() and not place.is_dir():
             raise UserError(f"{place}: is a file; name a folder")
@@ -143,6 +144,23 @@ def evaluate(
         _ablate(model, ablation, without_speed, portrait, audio, clips, sampling, out, device, as_json)
     else:
         raise UserError("--model: give --ablation speed or region with --out DIR, or --gallery DIR")
+
+
+def _panels(context: typer.Context) -> dict[str, str]:
+    """The help's panel that each option stands in."""
+    return {str(one.name): getattr(one, "rich_help_panel", None) or "" for one in context.command.params}
+
+
+def _was_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)  # typer has a click of its own, whose names are not for others
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _refuse(context: typer.Context, names: list[str], why: str) -> None:
+    """UserError where somebody typed one of these options: nothing that is asked for goes unheard."""
+    typed = [one.opts[0] for one in context.command.params if one.name in names and _was_typed(context, one.name)]
+    if typed:
+        raise UserError(f"{', '.join(typed)}: {why}")
 
 
 def _score(

@@ -47,6 +47,11 @@ def test_help_loads_nothing_heavy():
         (["sample", "NEW", "--seconds", "0.1"], "--seconds"),
         (["sample", "FILE"], "FILE"),
         (["sample", "FULL"], "FULL"),
+        (["evaluate", "--steps", "5", "--clips", "3"], "--clips, --steps: only with --model"),
+        (["evaluate", "--model", "M", "--metrics", "fid"], "--metrics: only without --model"),
+        (["evaluate", "--model", "M", "--gallery", "NEW", "--clips", "3"], "--clips: only with --ablation"),
+        (["evaluate", "--model", "M", "--ablation", "speed", "--song", "FILE"], "--song: only with --gallery"),
+        (["evaluate", "--model", "M", "--gallery", "NEW", "--without-speed", "M"], "only with --ablation speed"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_2_and_leaves_nothing(words, named, capfd, tmp_path, monkeypatch):
