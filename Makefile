@@ -36,7 +36,7 @@ proof: $(READY) ## the paper's claims on the small model: build/proof/report.md 
 # A file's tests share what they make, so a file stays together; half of the time is waiting for processes to start. What
 # has servers, clusters and deadlines of its own comes after that, one after the other.
 test: $(READY) ## the tests
-	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/flows --ignore tests/infra/test_two_machines.py
+	.venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore tests/flows --ignore tests/infra/test_two_machines.py
 	.venv/bin/python -m pytest tests/flows tests/infra/test_two_machines.py
 
 chaos: $(READY) ## the long kill and load tests: an hour and a half on two cores

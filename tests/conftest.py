@@ -9,6 +9,14 @@ import pytest
 os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["OMP_NUM_THREADS"] = "1"
 
+LONG = ("test_kills", "test_workers", "test_training", "test_service_on_ray", "test_studio", "test_whole_road")
+"""Files that take minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, so that of several processes none is left alone with one at the end."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
