@@ -49,6 +49,10 @@ def check_compose(text: str) -> None:
         for volume in service.get("volumes", []):
             source = re.sub(r"\$\{[^}]*\}", "./", volume).split(":")[0]
             assert source.startswith("./") or source in volumes, f"{name}: {source}"
+        if service.get("user") == "root":  # the home of `ray`, with Python in it, is closed to others
+            assert set(service["cap_add"]) == {"CHOWN", "DAC_OVERRIDE"}, f"{name}: {service['cap_add']}"
+        else:
+            assert "cap_add" not in service, f"{name}: needs no right of root"
         command = service.get("command", "")
         if isinstance(command, str) and command.startswith(("emo ", "ray ")):
             check_command(re.sub(r"\$\{[^}]*\}", "x", command))
@@ -109,6 +113,7 @@ def test_compose_says_what_compose_knows():
         ("emo serve --model", "emo serve --models"),
         ('"shared:/shared"', '"shard:/shared"'),
         ("target: board", "target: boards"),
+        (", DAC_OVERRIDE]", "]"),
     ],
 )
 def test_a_typo_in_compose_is_found(typo):

@@ -51,6 +51,9 @@ def check_dockerfile(text: str) -> None:
         modules = pip.partition('python -c "')[2].partition('"')[0]
         assert "import cv2" in modules, "whether MediaPipe's libraries are there is tried when it is built"
         compile(modules, target, "exec")
+    (pip,) = (line for line in found["board"] if "pip install" in line)
+    assert "--constraint /opt/open-emo/constraints.txt" in pip
+    assert '"setuptools<81"' in pip, "TensorBoard needs their pkg_resources"
     for name, (_, *instructions) in found.items():
         users = [line.split()[1] for line in instructions if line.startswith("USER")]
         assert users[-1] == "ray", f"{name} ends as {users[-1]}"
@@ -86,6 +89,7 @@ def test_the_image_is_built_of_the_versions_that_we_know():
         ("USER ray\nWORKDIR", "WORKDIR"),
         ("COPY . .", "COPY weights ."),
         ("import cv2", "imports cv2"),
+        ('"setuptools<81"', "setuptools"),
     ],
 )
 def test_a_typo_in_the_dockerfile_is_found(typo):

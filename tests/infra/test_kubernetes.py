@@ -18,7 +18,7 @@ K8S = INFRA / "k8s"
 BASE, JOBS, OVERLAYS = K8S / "base", K8S / "jobs", K8S / "overlays"
 PARTS = sorted(path for path in BASE.glob("*.yaml") if path.name != "kustomization.yaml")
 GROUPS = {
-    **dict.fromkeys(("Namespace", "ConfigMap", "ServiceAccount", "PersistentVolumeClaim"), "v1"),
+    **dict.fromkeys(("Namespace", "ConfigMap", "Service", "ServiceAccount", "PersistentVolumeClaim"), "v1"),
     **dict.fromkeys(("Role", "RoleBinding"), "rbac.authorization.k8s.io/v1"),
     **dict.fromkeys(("RayCluster", "RayJob", "RayService"), "ray.io/v1"),
     "Deployment": "apps/v1",
@@ -30,6 +30,8 @@ FLAT = {"ConfigMap", "ServiceAccount", "Role", "RoleBinding", "Namespace"}
 """Kinds without a spec."""
 SECRETS = {"emo-secrets", "emo-ray-token", "emo-prefect"}
 """That are made by hand."""
+OBSERVER = "PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER"
+"""What the settings of prefect-kubernetes' observer begin with."""
 FULL = Path(__file__).parents[3] / "shared" / "schemas"
 
 
@@ -102,9 +104,12 @@ def check_pod(pod: dict, names: dict[str, set[str]]) -> None:
 def check_cluster(cluster: dict) -> None:
     assert cluster["rayVersion"] == PINS["ray"]
     assert cluster["authOptions"] == {"mode": "token", "secretName": "emo-ray-token"}
+    head = cluster["headGroupSpec"]["template"]["spec"]
     assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP", "nobody outside reaches a head"
     assert cluster["enableInTreeAutoscaling"] is True
+    mounts = {one["mountPath"]: one["name"] for one in head["containers"][0]["volumeMounts"]}
+    assert mounts["/tmp/ray"] == "ray-logs", "KubeRay's autoscaler beside the head writes there, too"
     for group in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
         sources = group["template"]["spec"]["containers"][0]["envFrom"]
         assert {"configMapRef": {"name": "emo-settings"}} in sources, "RAY_JOB_STOP_WAIT_TIME_S is there"
@@ -132,18 +137,40 @@ def check_all(resources: list[dict]) -> None:
             case "ConfigMap":
                 assert resource["data"]["RAY_JOB_STOP_WAIT_TIME_S"] == "10"
                 assert not [name for name in resource["data"] if re.search("TOKEN|SECRET|PASSWORD|KEY", name)]
+            case "Deployment":
+                (worker,) = spec["template"]["spec"]["containers"]
+                seen = {one["name"]: one["value"] for one in worker["env"]}
+                assert seen[f"{OBSERVER}_NAMESPACES"] == "emo", "its role ends at this namespace"
             case "Role":
                 words = [word for rule in resource["rules"] for list_ in rule.values() for word in list_]
                 assert "*" not in words and "secrets" not in words
             case "RoleBinding":
                 assert resource["roleRef"]["name"] in names["Role"]
                 assert {subject["name"] for subject in resource["subjects"]} <= names["ServiceAccount"]
+    for resource in resources:
+        if resource["kind"] == "Service":
+            check_front(resource["spec"], labels, resources)
     for budget in (resource["spec"] for resource in resources if resource["kind"] == "PodDisruptionBudget"):
         wanted = budget["selector"]["matchLabels"].items()
         assert any(wanted <= known.items() for known in labels), f"no pod is {wanted}"
         assert isinstance(budget["minAvailable"], int), "all that Kubernetes can do for pods of KubeRay"
     closed = [one["spec"] for one in resources if one["kind"] == "NetworkPolicy" and one["spec"]["podSelector"] == {}]
     assert closed and all("ingress" not in spec and "Ingress" in spec["policyTypes"] for spec in closed)
+
+
+def check_front(spec: dict, labels: list[dict[str, str]], resources: list[dict]) -> None:
+    """It leads to the one kind of pods in which the proxy of Serve is, once KubeRay has seen it answer."""
+    told = spec["selector"].items() - {("ray.io/serve", "true")}  # KubeRay's, of heads that answer and of all workers
+    assert len(told) == len(spec["selector"]) - 1
+    (front,) = (known for known in labels if told <= known.items())
+    assert front["emo/part"] == "front"
+    (port,) = spec["ports"]
+    (service,) = (one["spec"] for one in resources if one["kind"] == "RayService")
+    assert port["targetPort"] == yaml.safe_load(service["serveConfigV2"])["http_options"]["port"]
+    policies = {one["metadata"]["name"]: one["spec"] for one in resources if one["kind"] == "NetworkPolicy"}
+    way = policies["service"]
+    assert way["podSelector"]["matchLabels"].items() <= front.items()
+    assert way["ingress"][0]["ports"] == [{"port": port["targetPort"], "protocol": "TCP"}]
 
 
 def check_serving(spec: dict) -> None:
@@ -213,6 +240,13 @@ def test_jobs_do_what_commands_can(path):
         ("prefect-worker", ("3.8.8-", "3.8.7-")),
         ("prefect-worker", ("httpGet", "httpget")),
         ("prefect-worker", ("replicas: 1", "replica: 1")),
+        ("prefect-worker", ("OBSERVER_NAMESPACES, value: emo", "OBSERVER_NAMESPACES, value: default")),
+        ("ray-service", ("selector: {emo/part: front", "selector: {emo/part: maker")),
+        ("ray-service", ('front, ray.io/serve: "true"', "front")),
+        ("ray-service", ("targetPort: 8000", "targetPort: 8080")),
+        ("ray-service", ("ports:\n    - {name", "port:\n    - {name")),
+        ("ray-cluster", ("name: ray-logs, mountPath", "name: ray-log, mountPath")),
+        ("network", ("matchLabels:\n      emo/part: front", "matchLabels:\n      emo/part: maker")),
         ("accounts", ("verbs: [get, list, watch]", 'verbs: ["*"]')),
         ("accounts", ("resources: [jobs]", "resources: [jobs, secrets]")),
         ("accounts", ("    name: emo-prefect-worker\n    namespace", "    name: emo-worker\n    namespace")),

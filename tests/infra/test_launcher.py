@@ -94,6 +94,8 @@ def check_told_to_ray(told: dict) -> None:
 def check_aws(name: str, node: dict, shape) -> None:
     report = ParamValidator().validate({**node, "MinCount": 1, "MaxCount": 1}, shape)
     assert not report.has_errors(), report.generate_report()
+    newest = "resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-"
+    assert node["ImageId"].startswith(newest), "Ray's own choice has no driver for today's GPUs"
     profile = "open-emo-head" if name == "head" else "open-emo-worker"
     assert node["IamInstanceProfile"] == {"Name": profile}
     assert node["MetadataOptions"]["HttpTokens"] == "required"
@@ -104,6 +106,8 @@ def check_aws(name: str, node: dict, shape) -> None:
 
 def check_gcp(name: str, node: dict, _shape) -> None:
     jsonschema.validate(node, GCP_NODE)
+    image = node["disks"][0]["initializeParams"]["sourceImage"].rpartition("/")[2]
+    assert int(image.partition("-nvidia-")[2]) >= 580, f"{image}: CUDA 13 needs a driver of 580 and later"
     if name != "head":  # Ray puts its own there
         (account,) = node["serviceAccounts"]
         assert account["email"].startswith("open-emo-worker@")
@@ -120,7 +124,7 @@ def check_policy(text: str) -> None:
         known = {"Sid", "Effect", "Action", "Resource", "Condition"}
         assert statement.keys() <= known and statement["Effect"] == "Allow"
         for action in statement["Action"]:
-            assert re.fullmatch(r"(ec2|iam|s3):[A-Z]\w+", action), action
+            assert re.fullmatch(r"(ec2|iam|s3|ssm):[A-Z]\w+", action), action
             assert action in ACTIONS[action.split(":")[0]], f"there is no {action}"
         if statement["Resource"] == "*":  # Amazon knows no narrower one for these
             assert all(action.startswith("ec2:Describe") for action in statement["Action"])
@@ -140,6 +144,7 @@ def operations(service: str) -> set[str]:
 ACTIONS = {
     "ec2": operations("ec2"),
     "iam": {"iam:PassRole"},  # a right, no call
+    "ssm": operations("ssm"),
     "s3": operations("s3") | {"s3:ListBucket"},  # the right to ListObjects
 }
 
@@ -185,6 +190,8 @@ def test_a_typo_is_found(check, path, typo):
         ("VolumeSize: 200", "VolumeSize: large"),
         ("HttpTokens: required", "HttpTokens: optional"),
         ("Name: open-emo-worker", "Name: admin"),
+        ("resolve:ssm:", "latest_dlami #"),
+        ("ImageId: *image", "ImageId: latest_dlami"),
     ],
 )
 def test_a_typo_in_what_amazon_is_told_is_found(check, typo):
@@ -200,6 +207,7 @@ def test_a_typo_in_what_amazon_is_told_is_found(check, typo):
         ("diskSizeGb: 200", "diskSizeGB: 200"),
         ("devstorage.read_only", "cloud-platform"),
         ("acceleratorCount: 1", "acceleratorCount: one"),
+        ("common-cu129-ubuntu-2204-nvidia-580", "common-cpu"),
     ],
 )
 def test_a_typo_in_what_google_is_told_is_found(check, typo):
@@ -218,6 +226,7 @@ def test_machines_may_do_what_they_must_and_no_more(path):
         ("s3:GetObject", "s3:*"),
         ("s3:GetObject", "s3:GetObjects"),
         ("ec2:RunInstances", "ec2:Run*"),
+        ("ssm:GetParameters", "ssm:GetAnyParameters"),
         ('["arn:aws:iam::ACCOUNT:role/open-emo-worker"]', '"*"'),
         ("role/open-emo-worker", "role/*"),
         ("ec2:CreateAction", '"ec2:CreateAction'),
