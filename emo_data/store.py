@@ -119,6 +119,10 @@ class Places(Sequence[Place]):
         return sorted(self._sha256s[which] for which in np.unique(np.searchsorted(self._ends, numbers, side="right")))
 
 
+_SAYS = {"audio_model": "audio_extractor"}
+"""What may be said in several ways -> what it comes to: a folder has a path from here and one from the root."""
+
+
 class Dataset:
     """A dataset at a path or URL. `open` one to read it, `create` one to add to it."""
 
@@ -172,7 +176,7 @@ class Dataset:
         made = cls.open(url)
         for name in sorted(config.keys() | made.config.keys()):
             was, now = made.config.get(name), config.get(name)
-            if was != now:
+            if was != now and not (name in _SAYS and made.config.get(_SAYS[name]) == config.get(_SAYS[name])):
                 raise UserError(f"dataset {url} was made with {name} {was}, not {now}; choose another --out")
         return True
 

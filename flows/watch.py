@@ -45,6 +45,7 @@ def carry_out(kind: Kind, form: Form, where: Where, places: Mapping[str, str], s
     places: what to show of where things are. step: tells jobs of one kind in one run apart. Raises UserError where
     what was asked for is at fault, JobFailed, and JobLost where it died three times without a word.
     """
+    where.check(form)
     if FlowRunContext.get() is None:
         return watch(kind, form, where, places, step)
     name = f"{kind} {step}".strip()

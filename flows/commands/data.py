@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from emo_data.errors import UserError
-from flows.commands.options import DatasetArgument, Json, say
+from flows.commands.options import DatasetArgument, Json, say, whole
 
 data = typer.Typer(help="Look into a dataset.", no_args_is_help=True)
 
@@ -69,6 +69,9 @@ def ingest(
     from emo_data.ingest.run import CrewOf, alone, ingest
     from flows.progress import progress
 
+    if address != "local":
+        out = whole(out)
+        audio_model = whole(audio_model) if audio_model and Path(audio_model).is_dir() else audio_model
     given = {
         "fps": fps,
         "size": size,

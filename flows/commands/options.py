@@ -1,6 +1,7 @@
 """What several commands take and say alike."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +31,11 @@ def choose_device(name: str) -> "torch.device":
     if device.type != "cpu" and (accelerator is None or device.type != accelerator.type):
         raise UserError(f"--device {name}: this machine has none that torch can use; `emo doctor` lists what it has")
     return device
+
+
+def whole(place: str) -> str:
+    """A path from the root; what is in a store stays as it is. For the workers of a cluster, which start elsewhere."""
+    return place if "://" in place else os.path.abspath(place)
 
 
 def check_picture(option: str, path: Path | None) -> None:

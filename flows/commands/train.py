@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from emo_data.errors import UserError
-from flows.commands.options import Device, Json, check_picture, choose_device, say
+from flows.commands.options import Device, Json, check_picture, choose_device, say, whole
 
 if TYPE_CHECKING:
     from emo_core.training.plan import Plan
@@ -93,6 +93,9 @@ def train(
     recipe = stage_recipe(stage, preset)
     recipe = type(recipe).model_validate(recipe.model_dump() | changes)
     elsewhere = address != "local"  # what this machine has says nothing about a cluster's
+    if elsewhere:
+        data, out, init = whole(data), whole(out), init and whole(init)
+        weights, cache_latents = weights and weights.absolute(), cache_latents and whole(cache_latents)
     chosen = torch.device("cpu") if elsewhere else choose_device(device)
     gpus = 0 if chosen.type == "cpu" else torch.accelerator.device_count()
     crew = Crew(

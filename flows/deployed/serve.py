@@ -21,6 +21,7 @@ def served(what: ServeForm, where: Where) -> dict[str, Any]:
     """As a step of any flow."""
     if not where.cluster:
         raise UserError("Ray cluster: a service needs one; on this machine alone, type `emo serve`")
+    where.check(what)
     with Cluster(where.cluster, ray_token()) as cluster:
         before = cluster.applications()
         try:

@@ -1,10 +1,13 @@
 """What all forms are."""
 
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Place = Annotated[str, Field(min_length=1)]
+_PLACE = "place"
+Place = Annotated[str, Field(min_length=1), _PLACE]
 """A local path or s3://…"""
 Steps = Annotated[int, Field(ge=1)] | None
 
@@ -13,3 +16,16 @@ class Form(BaseModel):
     """Unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def half_said(self) -> Iterator[tuple[str, str]]:
+        """(title, place) of paths that depend on where somebody stands."""
+        hints = get_type_hints(type(self), include_extras=True)
+        for name, field in type(self).model_fields.items():
+            said = getattr(self, name)
+            for place in said if isinstance(said, list) else [said]:
+                if place and _is_place(hints[name]) and "://" not in place and not Path(place).is_absolute():
+                    yield field.title or name, place
+
+
+def _is_place(hint: Any) -> bool:
+    return _PLACE in getattr(hint, "__metadata__", ()) or any(map(_is_place, get_args(hint)))

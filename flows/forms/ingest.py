@@ -25,8 +25,11 @@ class Videos(Form):
     )
     min_seconds: float = Field(2.0, title="Shortest clip", gt=0, le=3600, description="Seconds.")
     max_seconds: float = Field(10.0, title="Longest clip", gt=0, le=3600, description="Seconds.")
-    audio_model: Place = Field(
-        "facebook/wav2vec2-base-960h", title="Audio model", description="A wav2vec2: folder or hub id; tiny needs none."
+    audio_model: str = Field(
+        "facebook/wav2vec2-base-960h",
+        min_length=1,
+        title="Audio model",
+        description="A wav2vec2: folder or hub id; tiny needs none.",
     )
     identity_pattern: str | None = Field(
         None,

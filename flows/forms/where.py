@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from emo_data.errors import UserError
 from flows.forms.form import Form, Place
 
 
@@ -43,6 +44,13 @@ class Where(Form):
         if not self.cluster and "://" in self.notes:
             raise ValueError("without a Ray cluster, Notes must be a local folder")
         return self
+
+    def check(self, form: Form) -> None:
+        """UserError where a form has a path that a cluster's nodes would look for elsewhere."""
+        for title, place in form.half_said() if self.cluster else ():
+            raise UserError(
+                f"{title} {place}: nodes of a Ray cluster start elsewhere; give a whole path that they share, or s3://…"
+            )
 
 
 HERE = Where()
