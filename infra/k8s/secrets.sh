@@ -1,6 +1,7 @@
 #!/bin/sh
 # The Secrets of the namespace emo out of infra/secrets.env, each with what its readers need and no more. Run again, it
-# replaces them: that is how tokens are rotated, see docs/operations.md.
+# replaces them: that is how tokens are rotated, see docs/operations.md. The store's keys must be yours, not those that
+# infra/secrets.sh makes up; where pods have a role of the cloud, take both lines out of infra/secrets.env.
 set -eu
 cd "$(dirname "$0")/.."
 test -e secrets.env || { echo "error: there is no infra/secrets.env: infra/secrets.sh makes it" >&2; exit 2; }

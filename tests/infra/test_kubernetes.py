@@ -131,8 +131,10 @@ def check_all(resources: list[dict]) -> None:
         match resource["kind"]:
             case "RayCluster":
                 check_cluster(spec)
+                assert spec["upgradeStrategy"] == {"type": "Recreate"}, "a new image reaches pods that are there"
             case "RayService":
                 check_cluster(spec["rayClusterConfig"])
+                assert "upgradeStrategy" not in spec["rayClusterConfig"], "KubeRay refuses it there"
                 check_serving(spec)
             case "ConfigMap":
                 assert resource["data"]["RAY_JOB_STOP_WAIT_TIME_S"] == "10"
@@ -220,6 +222,8 @@ def test_jobs_do_what_commands_can(path):
         ("ray-cluster", ("secretName", "secretNames")),
         ("ray-cluster", ("enableInTreeAutoscaling", "enableInTreeAutoScaling")),
         ("ray-cluster", ("maxReplicas", "maxReplica")),
+        ("ray-cluster", ("type: Recreate", "type: Renew")),
+        ("ray-service", ("rayVersion: 2.60.0", "rayVersion: 2.60.0\n    upgradeStrategy: {type: Recreate}")),
         ("ray-cluster", ("replicas: 0", "replicas: none")),
         ("ray-cluster", ("serviceType: ClusterIP", "serviceType: LoadBalancer")),
         ("ray-cluster", ("memory: 24Gi", "memory: 24 GB")),

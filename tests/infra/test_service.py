@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 from ray.serve.schema import HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
 from emo_core.serving.on_ray import Settings, build
+from flows.forms.serve import ServeForm
+from flows.rollout import application
 
 SERVICE = Path(__file__).parents[2] / "infra" / "serve" / "service.yaml"
 
@@ -36,6 +38,15 @@ def test_the_service_is_described_as_serve_and_we_understand_it():
     assert not settings.open_to_all
     assert yaml.safe_load(SERVICE.read_text())["http_options"]["host"] == "127.0.0.1"
     build(settings)
+
+
+def test_the_flow_deploys_the_same_application():
+    (told,) = yaml.safe_load(SERVICE.read_text())["applications"]
+    args = told["args"]
+    form = ServeForm(model=args["models"]["default"], folder=args["folder"], device=args["device"])
+    ours = application(form)
+    assert ours.keys() == told.keys() and ours["args"].items() <= args.items()
+    assert {**told, "args": ours["args"]} == ours
 
 
 @pytest.mark.parametrize(
