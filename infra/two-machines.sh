@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# A cluster of two machines on this one, and a walk through it: videos become a dataset, a model is trained, a service makes a
-# video. The machines have networks of their own where the system lets us (unshare); else both are the loopback. Nothing
-# reaches beyond them, everybody needs the token, and at the end only what was started here is ended.
+# A cluster of two machines on this one, and a walk through it as from Prefect's page: flows have videos made into a dataset,
+# two stages trained and the model put into service there, and the service makes a video. The machines have networks of
+# their own where the system lets us (unshare); else both are the loopback. Nothing reaches beyond them, everybody needs a
+# token, and at the end only what was started here is ended.
 #
 #     infra/two-machines.sh [DIR]     DIR: where everything is left to look at, build/two-machines by default
 # With EMO_TOGETHER=1 both machines are the loopback in any case.
@@ -24,7 +25,7 @@ mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 mode=${2:-together}
 cd "$dir"
-rm -rf data run1 run2 service videos logs prefect
+rm -rf data run1 run2 jobs service videos logs prefect
 mkdir -p logs
 
 say() { echo "two machines, ${SECONDS} s: $*"; }
@@ -38,6 +39,7 @@ end() {
         for process in $family; do kill -s "$signal" "$process" 2>/dev/null || true; done
         test "$signal" = KILL || sleep 2
     done
+    test -z "${RAY_TMPDIR:-}" || rm -rf "$RAY_TMPDIR"
     exit "$code"
 }
 trap end EXIT
@@ -68,11 +70,40 @@ P
 status() { ask "$@" | head -n 1 | cut -d' ' -f1; }
 answers() { test "$(status "$@")" = 200; }
 
+# flow NAME <FORM: have the flow run on the cluster, as the button of its page does, and follow it to its end.
+flow() {
+    python -c '
+import base64, json, os, sys, time, urllib.error, urllib.request
+key = base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
+def api(path, **sent):
+    head = {"Authorization": f"Basic {key}", "Content-Type": "application/json"}
+    asked = urllib.request.Request(os.environ["PREFECT_API_URL"] + path, json.dumps(sent).encode() if sent else None, head)
+    return json.load(urllib.request.urlopen(asked, timeout=60))
+name, page, notes = sys.argv[1:]
+form = {"what": json.load(sys.stdin), "where": {"cluster": page, "notes": notes}}
+end, deployment = time.monotonic() + 300, None
+while deployment is None:
+    try:
+        deployment = api(f"/deployments/name/{name}/emo")["id"]
+    except urllib.error.HTTPError as error: # 404: it is not registered yet
+        if error.code != 404 or time.monotonic() > end: raise
+        time.sleep(0.5)
+run = api(f"/deployments/{deployment}/create_flow_run", parameters=form, state={"type": "SCHEDULED"})["id"]
+while (state := api(f"/flow_runs/{run}")["state"])["type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+    time.sleep(0.5)
+if state["type"] != "COMPLETED":
+    kind, message = state["type"], state["message"]
+    sys.exit(f"error: the flow {name} ended as {kind}: {message}")
+' "$1" "$page" "$dir/jobs"
+}
+
 umask 077
 random() { od -An -N24 -tx1 /dev/urandom | tr -d ' \n'; }
 RAY_AUTH_TOKEN=$(random)
 EMO_TOKEN=$(random)
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN EMO_TOKEN
+PREFECT_API_AUTH_STRING=emo:$(random)
+PREFECT_SERVER_API_AUTH_STRING=$PREFECT_API_AUTH_STRING
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN EMO_TOKEN PREFECT_API_AUTH_STRING PREFECT_SERVER_API_AUTH_STRING
 export RAY_JOB_STOP_WAIT_TIME_S=10 RAY_USAGE_STATS_ENABLED=0 RAY_DISABLE_IMPORT_WARNING=1
 export OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive RAY_worker_niceness=0
 export PREFECT_HOME=$dir/prefect
@@ -99,9 +130,13 @@ else
     head=127.0.0.1 worker=127.0.0.1
     free() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
     gcs=$(free) page=$(free) prefect=$(free) service=$(free) # others may have the usual ones
+    RAY_TMPDIR=$(mktemp -d) # and `auto` must lead nobody else to this cluster
+    export RAY_TMPDIR
 fi
 page=http://127.0.0.1:$page
 export PREFECT_API_URL=http://127.0.0.1:$prefect/api
+prefect server start --host 127.0.0.1 --port "$prefect" >logs/prefect.txt 2>&1 &
+disown # that it is ended is nothing to be told
 # The head computes nothing, so that everything has to come about on the other machine. Without --block: of a head that
 # blocks all of Ray ends when one of its processes does, such as the server for clients that nobody here needs.
 ray_start --head "--node-ip-address=$head" "--port=$gcs" --num-cpus=0 --dashboard-host=127.0.0.1 \
@@ -115,34 +150,41 @@ fi
 two_nodes() {
     test "$(ask "$page"/api/v0/nodes "$RAY_AUTH_TOKEN" | grep -o '"state": *"ALIVE"' | wc -l)" = 2
 }
+until_it 300 "the Prefect server" answers "$PREFECT_API_URL/health"
+emo flows serve >logs/flows.txt 2>&1 &
+disown
 until_it 300 "the worker" two_nodes
-prefect server start --host 127.0.0.1 --port "$prefect" >logs/prefect.txt 2>&1 &
 say "a head at $head and a worker at $worker, $mode"
 
 test "$(status "$page"/api/jobs/)" = 401 || { say "the head answers without a token" >&2; exit 1; }
 test "$(status "$page"/api/jobs/ wrong)" = 403 || { say "the head takes a wrong token" >&2; exit 1; }
+test "$(status "$PREFECT_API_URL"/admin/version)" = 401 || { say "Prefect answers without a password" >&2; exit 1; }
 say "nobody is answered without the token"
 
-# Paths are whole ones: the worker starts elsewhere.
+# Paths are whole ones: jobs and workers start elsewhere.
 test -d films || emo sample films --clips 2 --seconds 2 --looks 2
-ray job submit --address "$page" --log-style record -- \
-    emo ingest "$dir/films/clips" --out "$dir/data" --size 80 --audio-model tiny --test-share 0 --workers 1 --address auto
+flow ingest <<F
+{"sources": ["$dir/films/clips"], "out": "$dir/data", "size": 80, "audio_model": "tiny", "test_share": 0, "workers": 1}
+F
 say "a dataset: $(ls data/commits | wc -l) commits"
-emo train --stage 1 --data "$dir/data" --out "$dir/run1" --steps 2 --workers 1 --device cpu --address "$head:$gcs"
-emo train --stage 2 --data "$dir/data" --out "$dir/run2" --init "$dir/run1/model" --steps 2 --workers 1 --device cpu \
-    --address "$head:$gcs"
+flow train <<F
+{"stage": 1, "data": "$dir/data", "out": "$dir/run1", "steps": 2, "workers": 1, "device": "cpu"}
+F
+flow train <<F
+{"stage": 2, "data": "$dir/data", "out": "$dir/run2", "init": "$dir/run1/model", "steps": 2, "workers": 1, "device": "cpu"}
+F
 say "a model: run2/model"
 
-sed -e "s|/shared/emo/model|$dir/run2/model|; s|/shared/emo/service|$dir/service|; s|device: cuda|device: cpu|; s|port: 8000|port: $service|" \
-    "$here/infra/serve/service.yaml" >service.yaml
-serve deploy service.yaml --address "$page"
-until_it 300 "the service" answers "http://127.0.0.1:$service"/readyz
+endpoint=http://127.0.0.1:$service
+flow serve <<F
+{"model": "$dir/run2/model", "folder": "$dir/service", "port": $service, "endpoint": "$endpoint", "most_makers": 1}
+F
+say "a service"
 voices=(films/clips/*) # two seconds of sound lie in every film
 printf 'name,portrait,audio,steps,guidance\nhello,films/held_out/portrait.png,%s,1,1\n' "${voices[0]}" >videos.csv
-emo batch --endpoint "http://127.0.0.1:$service" --manifest videos.csv --out videos
+emo batch --endpoint "$endpoint" --manifest videos.csv --out videos
 say "a video: $dir/videos/hello.mp4"
 
-until_it 300 "the Prefect server" answers "$PREFECT_API_URL/health"
 prefect automation create --from-file "$here/infra/prefect/zombies.yaml"
 prefect work-pool create emo --type kubernetes --base-job-template "$here/infra/prefect/pool.json"
 say "done"
