@@ -26,12 +26,18 @@ def family(mark: str) -> list[str]:
 
 
 def test_the_walk_through_two_machines(tmp_path):
+    check_walk(tmp_path, {})
+
+
+def check_walk(tmp_path: Path, how: dict[str, str]) -> None:
+    """how: variables for the script."""
     there = {process.pid for process in psutil.process_iter() if "raylet" in process.name()}
     env = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "EMO_TEST_MARK": str(tmp_path),
+        **how,
     }
     done = subprocess.run([SCRIPT, tmp_path / "two"], env=env, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
