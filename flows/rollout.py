@@ -56,15 +56,7 @@ class Cluster:
         """These and no others; of two that have one name, the later. Returns before they are ready."""
         told = {one["name"]: one for one in applications}
         http = {"host": "127.0.0.1", "port": port}  # what lets others in stands before it
-        config = {"proxy_location": "HeadOnly", "http_options": http, "applications": list(told.values())}
-        for last in (False, False, True):
-            try:
-                self._ask("PUT", json=config)
-                return
-            except NotServed:  # on a busy machine Serve's own processes may not be there in its time
-                if last:
-                    raise
-                time.sleep(5)
+        self._ask("PUT", {"proxy_location": "HeadOnly", "http_options": http, "applications": list(told.values())})
 
     def wait_until_ready(self, seconds: float, endpoint: str | None, token: str | None) -> None:
         """Raises NotServed with what Ray says, at once where it has given up."""
@@ -79,11 +71,22 @@ class Cluster:
             time.sleep(2)
         raise NotServed(f"not ready after {seconds / 60:g} minutes; what ran before is back. Ray says: {said[-2000:]}")
 
-    def _ask(self, method: str, **what: Any) -> dict[str, Any]:
+    def _ask(self, method: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Three times: on a busy machine Serve's own processes may not be there in its time."""
+        for last in (False, False, True):
+            try:
+                return self._asked_once(method, config)
+            except NotServed:
+                if last:
+                    raise
+                time.sleep(5)
+        raise AssertionError("the last try either answers or raises")
+
+    def _asked_once(self, method: str, config: dict[str, Any] | None) -> dict[str, Any]:
         try:
-            answer = self._http.request(method, _PATH, headers={"Accept": "application/json"}, **what)
+            answer = self._http.request(method, _PATH, headers={"Accept": "application/json"}, json=config)
         except httpx.TransportError as error:
-            raise UserError(f"Ray cluster {self._url}: no answer: {error}") from error
+            raise NotServed(f"Ray cluster {self._url}: no answer: {error}") from error
         if answer.status_code in (401, 403):
             raise UserError(f"Ray cluster {self._url}: wants another token; set RAY_AUTH_TOKEN or the block ray-token")
         if not answer.is_success:

@@ -1,9 +1,11 @@
 """What nobody fills into a form: keys and tokens, from the environment or from Prefect's blocks."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from prefect.blocks.core import Block
 from prefect.blocks.system import Secret
@@ -12,6 +14,9 @@ from pydantic import Field, SecretStr
 
 from emo_data.errors import UserError
 from flows.forms.where import Where
+
+_one_at_a_time = Lock()
+"""A runner stops the jobs of several cancelled runs in threads, and they have one environment."""
 
 
 class ObjectStore(Block):
@@ -48,15 +53,28 @@ def store_keys(where: Where) -> Iterator[dict[str, str]]:
     except ValueError as error:
         raise UserError(f"Object store {where.credentials}: there is no block of this name; make one") from error
     assert isinstance(block, ObjectStore)  # and no coroutine: nothing here is
-    keys = block.environment()
+    with _one_at_a_time, _environment(block.environment()) as keys:
+        yield keys
+
+
+@contextmanager
+def _environment(keys: dict[str, str]) -> Iterator[dict[str, str]]:
     before = {name: os.environ.get(name) for name in keys}
     os.environ.update(keys)
+    _forget_connections()
     try:
         yield keys
     finally:
         for name, value in before.items():
             os.environ.pop(name)
             os.environ.update({} if value is None else {name: value})
+        _forget_connections()
+
+
+def _forget_connections() -> None:
+    """Else one goes on with the keys that it was made with. A client that nobody has imported has none."""
+    if client := sys.modules.get("s3fs"):
+        client.S3FileSystem.clear_instance_cache()
 
 
 def ray_token() -> str | None:

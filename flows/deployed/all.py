@@ -34,6 +34,6 @@ DEPLOYED = (
     Deployed(evaluate, ["gpu"]),
     Deployed(generate, ["service"]),
     Deployed(proof, ["gpu"], at_a_time=1),
-    Deployed(serve, ["service"], at_a_time=1),
+    Deployed(serve, ["service"]),
     Deployed(reaper, ["care"], at_a_time=1, cron="*/5 * * * *"),
 )

@@ -20,5 +20,5 @@ def evaluate(what: EvaluateForm, where: Where = HERE) -> dict[str, Any]:
 def evaluated(what: EvaluateForm, where: Where) -> dict[str, Any]:
     """As a step of any flow."""
     places = {"report": f"{what.out}/report.json", "videos": what.generated or f"{what.out}/generated"}
-    with gpus(1, what.device):
+    with gpus(1, what.device, where):
         return carry_out("evaluate", what, where, places)

@@ -10,6 +10,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 
 from emo_data.errors import UserError
+from flows.forms.where import Where
 
 GPUS = "emo-gpus"
 """Name of the limit; how many there are is said by `emo flows serve --gpus`, or set on Prefect's page."""
@@ -31,9 +32,10 @@ def one_at_a_time(kind: str, place: str) -> Iterator[None]:
 
 
 @contextmanager
-def gpus(count: int, device: str) -> Iterator[None]:
-    """Wait for so many GPUs, where there is a limit on them. UserError where there never are so many."""
-    if device == "cpu" or FlowRunContext.get() is None:
+def gpus(count: int | None, device: str, where: Where) -> Iterator[None]:
+    """Wait for so many GPUs of this machine, None: for all; where there is a limit on them. A cluster's are Ray's to
+    give. UserError where there never are so many."""
+    if device == "cpu" or where.cluster or FlowRunContext.get() is None:
         yield
         return
     with get_client(sync_client=True) as client:
@@ -44,7 +46,10 @@ def gpus(count: int, device: str) -> Iterator[None]:
     if there is None:
         yield
         return
-    if count > there:
-        raise UserError(f"{count} GPUs are asked for, and the limit {GPUS} is {there}: it would be waited for for ever")
-    with concurrency(GPUS, occupy=count, lease_duration=_LEASE):
+    wanted = max(there, 1) if count is None else count
+    if wanted > there:
+        raise UserError(
+            f"{wanted} GPUs are asked for, and the limit {GPUS} is {there}: it would be waited for for ever"
+        )
+    with concurrency(GPUS, occupy=wanted, lease_duration=_LEASE):
         yield

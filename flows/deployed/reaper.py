@@ -7,8 +7,10 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
+from emo_data.errors import UserError
 from emo_data.lease import Taken, leased
 from flows.forms.where import HERE, Where
+from flows.launch.launcher import JobLost
 from flows.notes import Notes, Spec, open_jobs
 from flows.secrets import store_keys
 from flows.watch import launcher_for
@@ -19,16 +21,25 @@ _ORPHANED = "the process of its flow is gone; its job was stopped: run again to 
 @flow(name="reaper")
 def reaper(where: Where = HERE) -> dict[str, str]:
     """Stop what computes for a run that is over or that nobody carries on. Returns why, by job."""
-    stopped = {}
+    stopped, lost = dict[str, str](), list[str]()
     with store_keys(where) as keys, get_client(sync_client=True) as client:
         for spec in open_jobs(where.notes):
             why = _orphaned(spec, where, client)
-            if why:
+            if not why:
+                continue
+            try:
                 launcher_for(Where.model_validate(spec.where), keys).stop(spec.id)
-                Notes(where.notes, spec.id).close()
-                stopped[spec.id] = why
+            except (JobLost, UserError) as error:  # one cluster that is away does not save the jobs of others
+                lost.append(f"{spec.id}: {error}")
+                continue
+            Notes(where.notes, spec.id).close()
+            stopped[spec.id] = why
     if FlowRunContext.get() is not None:
         get_run_logger().info("stopped: %s", stopped or "nothing")
+    if lost:
+        raise JobLost(
+            f"not stopped: {'; '.join(lost)}; where a cluster is gone for ever, remove {where.notes}/open/JOB.json"
+        )
     return stopped
 
 

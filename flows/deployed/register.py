@@ -1,15 +1,19 @@
 """Tell a Prefect server of the flows, and run what it is asked for."""
 
 import asyncio
+import os
 import signal
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
 from prefect.schedules import Cron
+from prefect.settings import get_current_settings
 
+from emo_data.errors import UserError
 from flows.deployed.all import DEPLOYED, Deployed
 from flows.deployed.limits import GPUS
 from flows.secrets import ObjectStore
@@ -45,11 +49,17 @@ async def _until_told(runner: Runner) -> None:
 
 
 def deploy(pool: str, image: str | None, gpus: int | None) -> list[str]:
-    """Register all flows for a work pool, and by its name: its workers have this release. Returns their names."""
+    """Register all flows for a work pool, and by its name: its workers have this release. Returns their names.
+
+    A worker that starts processes starts them in this folder. Elsewhere what a run writes to a relative path goes with
+    its container; without a word such a worker, too, takes an empty folder and removes it. UserError without the pool.
+    """
     _prepare(gpus)
+    starts_here = _kind(pool) == "process"
     names = []
     for deployed in DEPLOYED:
         made = described(deployed, pool)
+        made.job_variables = {"working_dir": os.getcwd()} if starts_here else {}
         made.apply(work_pool_name=pool, image=image)
         names.append(made.full_name)
     return names
@@ -71,6 +81,15 @@ def described(deployed: Deployed, name: str = NAME) -> RunnerDeployment:
     )
 
 
+def _kind(pool: str) -> str:
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_work_pool(pool).type
+        except ObjectNotFound as error:
+            make = f"prefect work-pool create {pool} --type process"
+            raise UserError(f"--pool {pool}: there is none of this name; `{make}` makes it") from error
+
+
 def _there(deployment: str) -> bool:
     with get_client(sync_client=True) as client:
         try:
@@ -81,6 +100,15 @@ def _there(deployment: str) -> bool:
 
 
 def _prepare(gpus: int | None) -> None:
+    """UserError where there is no server that takes us."""
+    url = get_current_settings().api.url
+    if not url:
+        raise UserError("PREFECT_API_URL is not set: it must name a Prefect server, like http://127.0.0.1:4200/api")
+    try:
+        with get_client(sync_client=True) as client:
+            client.api_version()
+    except httpx.HTTPError as error:
+        raise UserError(f"PREFECT_API_URL {url}: no Prefect server that lets us in: {error}") from error
     ObjectStore.register_type_and_schema()
     if gpus is not None:
         with get_client(sync_client=True) as client:

@@ -5,6 +5,7 @@ from typing import Any
 from prefect import flow
 
 from emo_data.errors import UserError
+from flows.deployed.limits import one_at_a_time
 from flows.forms.serve import ServeForm
 from flows.forms.where import HERE, Where
 from flows.rollout import Cluster, application
@@ -22,7 +23,7 @@ def served(what: ServeForm, where: Where) -> dict[str, Any]:
     if not where.cluster:
         raise UserError("Ray cluster: a service needs one; on this machine alone, type `emo serve`")
     where.check(what)
-    with Cluster(where.cluster, ray_token()) as cluster:
+    with one_at_a_time("service", where.cluster), Cluster(where.cluster, ray_token()) as cluster:
         before = cluster.applications()
         try:
             cluster.deploy([*before, application(what)], what.port)

@@ -21,5 +21,6 @@ def trained(what: TrainForm, where: Where, step: str = "") -> dict[str, Any]:
     """As a step of any flow."""
     board = f"tensorboard --logdir {what.out}/tensorboard"
     places = {"dataset": what.data, "run": what.out, "model": f"{what.out}/model", "TensorBoard": board}
-    with gpus(what.workers or 1, what.device):
+    count = None if what.workers is None else max(what.workers, 1)  # uncounted, they are one for each GPU
+    with gpus(count, what.device, where):
         return carry_out("train", what, where, places, step)

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.forms.form import Form, Place
+from flows.forms.form import Disk, Form, Place
 
 Metric = Literal["fid", "fvd", "sync", "fsim", "efid", "motion"]
 
@@ -13,10 +13,10 @@ class EvaluateForm(Form):
     """Videos that are there against their truth, or a model on the held-out people of a dataset."""
 
     out: Place = Field(title="Folder", description="For report.json, a page and plots; and for videos that are made.")
-    generated: Place | None = Field(
+    generated: Disk | None = Field(
         None, title="Videos", description="Folder or manifest of generated videos; empty: the model makes them."
     )
-    truth: Place | None = Field(
+    truth: Disk | None = Field(
         None, title="Truth", description="Folder or manifest to compare with, unless the manifest of videos names it."
     )
     model: Place | None = Field(None, title="Model", description="RUN/model of stage 2 or 3; empty where videos are.")
@@ -31,7 +31,7 @@ class EvaluateForm(Form):
         min_length=1,
         description="Of the paper's tables.",
     )
-    weights: Place | None = Field(
+    weights: Disk | None = Field(
         None, title="Standard networks", description="Folder with them; what is not there is measured offline."
     )
     workers: int | None = Field(None, title="Workers", ge=0, description="Empty: one for each core; 0: without Ray.")

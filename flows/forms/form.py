@@ -4,11 +4,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _on_a_disk(place: str) -> str:
+    if "://" in place:
+        raise ValueError("must be on a disk: a path, not the address of a store")
+    return place
+
 
 _PLACE = "place"
 Place = Annotated[str, Field(min_length=1), _PLACE]
 """A local path or s3://…"""
+Disk = Annotated[Place, AfterValidator(_on_a_disk)]
+"""A local path: videos, reports and what else many programs read."""
 Steps = Annotated[int, Field(ge=1)] | None
 
 

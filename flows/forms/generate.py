@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from flows.forms.form import Form, Place
+from flows.forms.form import Disk, Form
 
 
 class GenerateForm(Form):
@@ -11,8 +11,8 @@ class GenerateForm(Form):
     endpoint: str = Field(
         "http://127.0.0.1:8000", title="Service", pattern=r"^https?://\S+$", description="Where emo serve answers."
     )
-    manifest: Place = Field(
+    manifest: Disk = Field(
         title="Manifest", description="CSV, JSONL or Parquet with a row for each video: portrait, audio; name, speed…"
     )
-    out: Place = Field(title="Folder", description="A new one, or that of an earlier batch: it gets what it lacks.")
+    out: Disk = Field(title="Folder", description="A new one, or that of an earlier batch: it gets what it lacks.")
     at_a_time: int = Field(8, title="At a time", ge=1, le=100, description="Jobs that the service has of us.")

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from flows.forms.form import Form, Place
+from flows.forms.form import Disk, Form, Place
 
 
 class Service(Form):
@@ -13,7 +13,7 @@ class Service(Form):
     name: str = Field(
         "default", title="Name", pattern=r"^[\w.-]{1,100}$", description="By which clients ask for the model."
     )
-    folder: Place = Field(title="Folder", description="For jobs and their videos: on a disk that all nodes see.")
+    folder: Disk = Field(title="Folder", description="For jobs and their videos: on a disk that all nodes see.")
     device: str = Field(
         "cpu",
         title="Compute on",

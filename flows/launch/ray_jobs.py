@@ -19,6 +19,8 @@ _STOPPING = 25.0
 """Seconds until a job that was told to stop must have ended; Ray kills it after RAY_JOB_STOP_WAIT_TIME_S."""
 _LOGS_EVERY = 10.0
 """Seconds: the API sends a log as a whole."""
+_AWAY = (502, 503, 504)
+"""What stands before a dashboard says so while there is none behind it."""
 _OVER = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
@@ -108,7 +110,8 @@ class RayJobs:
                     raise UserError(
                         f"Ray cluster {self._url}: wants another token; set RAY_AUTH_TOKEN or the block ray-token"
                     )
-                return answer
+                if answer.status_code not in _AWAY or time.monotonic() > end:
+                    return answer
             time.sleep(2)
 
     def _good(self, answer: httpx.Response) -> httpx.Response:

@@ -2,12 +2,15 @@
 
 import csv
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from emo_core.checkpoint import at_hand
 from emo_core.evaluation.extractors import Setup, checked
 from emo_core.evaluation.pairs import find_pairs
 from emo_core.evaluation.run import HandsOf, alone, evaluate
@@ -18,6 +21,7 @@ from emo_core.inference.sampling import Sampling
 from emo_data.cores import cores
 from emo_data.dataset.testset import BATCH, MANIFEST, write_testset
 from emo_data.errors import UserError
+from emo_data.objects import Folder, stamp
 from emo_data.whole import whole_file
 from flows.forms.evaluate import EvaluateForm
 from flows.forms.where import Where
@@ -32,8 +36,11 @@ _DECIDES = {"model", "data", "clips", "seconds", "steps", "seed"}
 def work(given: dict[str, Any], where: Where, told: Told) -> dict[str, Any]:
     """See `flows.work.do`."""
     form = EvaluateForm.model_validate(given)
-    out = Path(form.out)
-    out.mkdir(parents=True, exist_ok=True)
+    with workplace(form.out) as out:
+        return _evaluated(form, where, told, out)
+
+
+def _evaluated(form: EvaluateForm, where: Where, told: Told, out: Path) -> dict[str, Any]:
     check_out(out / "report.json")
     found = None if form.device == "cpu" else torch.accelerator.current_accelerator(True)
     device = found or torch.device("cpu")
@@ -44,7 +51,7 @@ def work(given: dict[str, Any], where: Where, told: Told) -> dict[str, Any]:
         generated, truth = _made(form, form.model, out, device, told)
     pairs = find_pairs(generated, truth)
     hands: HandsOf = alone
-    if form.workers != 0:
+    if form.workers != 0 and "://" not in form.out:  # of a copy on this disk, other machines know nothing
         from emo_core.evaluation.on_ray import ray_hands
 
         hands = ray_hands(form.workers or cores(), ray_address(where))
@@ -59,7 +66,34 @@ def work(given: dict[str, Any], where: Where, told: Told) -> dict[str, Any]:
     for clip in scored.troubled:
         print(f"problem: {clip.name}: {'; '.join(clip.problems)}", flush=True)
     told.count(clips=len(pairs), problems=len(scored.troubled))
-    return {"report": str(out / "report.json"), "metrics": scored.metrics, "problems": len(scored.troubled)}
+    return {
+        "report": f"{form.out.rstrip('/')}/report.json",
+        "metrics": scored.metrics,
+        "problems": len(scored.troubled),
+    }
+
+
+@contextmanager
+def workplace(url: str) -> Iterator[Path]:
+    """A folder, made where it is not. Of one in a store it is a copy, and the store gets what has changed, however the
+    block ends."""
+    if "://" not in url:
+        Path(url).mkdir(parents=True, exist_ok=True)
+        yield Path(url)
+        return
+    with at_hand(url) as copy:
+        before = _stamps(copy)
+        try:
+            yield copy
+        finally:
+            for name, changed in _stamps(copy).items():
+                if before.get(name) != changed:
+                    Folder(url).put(name, copy / name)
+
+
+def _stamps(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): stamp(str(path)) for path in files}
 
 
 def _made(form: EvaluateForm, model: str, out: Path, device: torch.device, told: Told) -> tuple[Path, Path]:

@@ -9,9 +9,11 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+from emo_data.errors import UserError
 from flows.deployed.all import DEPLOYED
-from flows.deployed.register import NAME
+from flows.deployed.register import NAME, deploy
 from tests.flows.server import EMO
 
 INFRA = Path(__file__).parents[2] / "infra" / "prefect"
@@ -29,7 +31,8 @@ def test_the_file_says_what_we_say():
         assert set(one) <= KEYS  # Prefect reads over what it does not know
         module, _, name = one["entrypoint"].rpartition(".")
         assert isinstance(getattr(import_module(module), name), Flow)
-        assert (one["name"], one["work_pool"]) == (NAME, {"name": "emo"})
+        here = {"working_dir": "{{ $PWD }}"}
+        assert (one["name"], one["work_pool"]) == (NAME, {"name": "emo", "job_variables": here})
         assert one["description"] == deployed.flow.description
         assert one["tags"] == [NAME, *deployed.tags]
         assert one.get("concurrency_limit", {}).get("limit") == deployed.at_a_time
@@ -67,17 +70,34 @@ def test_deploy_registers_for_a_pool_and_lets_schedules_be(served, tmp_path):
     assert served.http.post("/work_pools/", json={"name": "pool", "type": "process"}).status_code == 201
     command = [*EMO, "flows", "deploy", "--pool", "pool", "--json"]
 
-    def deploy():
+    def registered():
         shown = subprocess.run(
             command, env=served.environment, cwd=tmp_path, capture_output=True, text=True, check=True
         )
         return json.loads(shown.stdout)["deployments"]
 
-    assert deploy() == [f"{deployed.flow.name}/pool" for deployed in DEPLOYED]
+    assert registered() == [f"{deployed.flow.name}/pool" for deployed in DEPLOYED]
     made = served.http.get("/deployments/name/reaper/pool").json()
     assert made["work_pool_name"] == "pool" and made["path"] is None
+    assert made["job_variables"] == {"working_dir": str(tmp_path)}  # else each run has a folder that goes with it
     schedule = f"/deployments/{made['id']}/schedules/{made['schedules'][0]['id']}"
     assert served.http.patch(schedule, json={"active": True}).is_success
-    deploy()  # a new release
+    registered()  # a new release
     assert [one["active"] for one in served.http.get("/deployments/name/reaper/pool").json()["schedules"]] == [True]
     served.http.patch(schedule, json={"active": False})
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [(None, "PREFECT_API_URL is not set"), ("http://127.0.0.1:1/api", "no Prefect server that lets us in")],
+)
+def test_where_there_is_no_server_that_is_said(url, said):
+    nowhere = temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0})
+    with nowhere, pytest.raises(UserError, match=said):
+        deploy("pool", None, None)
+
+
+def test_a_pool_that_is_not_there_is_named(served):
+    there = temporary_settings({PREFECT_API_URL: f"{served.page}/api"})
+    with there, pytest.raises(UserError, match="--pool nobodys: "):
+        deploy("nobodys", None, None)

@@ -64,14 +64,14 @@ def test_who_asks_again_finds_the_job_and_a_job_that_is_gone_is_not_taken_for_ru
     assert jobs.logs("emo-ingest-never", 0) == ("", 0)
 
 
-def test_a_cluster_that_is_away_is_waited_for(cluster, monkeypatch):
-    answers = iter([httpx.ConnectError("away"), httpx.ConnectError("away"), None])
+def test_a_cluster_that_is_away_is_waited_for(monkeypatch):
+    answers = iter([httpx.ConnectError("away"), httpx.Response(502), httpx.Response(200, json={"status": "RUNNING"})])
 
     def ask(request):
-        error = next(answers)
-        if error:
-            raise error
-        return httpx.Response(200, json={"status": "RUNNING"})
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     monkeypatch.setattr("flows.launch.ray_jobs.time.sleep", lambda seconds: None)
     jobs = RayJobs("http://127.0.0.1:1", None)

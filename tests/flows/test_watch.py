@@ -7,7 +7,10 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -20,6 +23,7 @@ from flows.launch.here import family
 from flows.launch.launcher import JobLost
 from flows.notes import Notes, Progress, Spec, open_jobs, versions
 
+reaper = import_module("flows.deployed.reaper")  # beside it, the flow has the name
 ROOT = Path(__file__).parents[2]
 FOLLOW = "import sys; from flows.notes import Spec; from flows.watch import follow; "
 FOLLOW += "follow(Spec.model_validate_json(sys.argv[1]), 'train', {})"
@@ -113,6 +117,26 @@ def test_the_reaper_stops_what_nobody_watches(served, data, tmp_path):
     assert family(job.id) == [] and open_jobs(served.jobs) == []
     state = served.state(job.flow_run)
     assert state["type"] == "CRASHED" and "run again to go on" in state["message"]
+
+
+def test_the_reaper_goes_on_where_one_cluster_is_away(tmp_path, monkeypatch):
+    stopped = []
+
+    def stop(job):
+        if job == "emo-train-1":
+            raise JobLost("no answer")
+        stopped.append(job)
+
+    for number in (1, 2):
+        given = spec("data", tmp_path, 1, id=f"emo-train-{number}")
+        Notes(given.where["notes"], given.id).open(given)
+    monkeypatch.setattr(reaper, "get_client", lambda sync_client: nullcontext())
+    monkeypatch.setattr(reaper, "launcher_for", lambda where, keys: SimpleNamespace(stop=stop))
+    where = Where(notes=str(tmp_path / "jobs"))
+    with pytest.raises(JobLost, match="emo-train-1: no answer"):
+        reaper.reaper.fn(where)
+    assert stopped == ["emo-train-2"]
+    assert [job.id for job in open_jobs(where.notes)] == ["emo-train-1"]
 
 
 def test_a_job_that_stands_still_is_noticed_and_ended(data, tmp_path, monkeypatch):
