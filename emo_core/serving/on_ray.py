@@ -59,7 +59,9 @@ class Settings(BaseModel):
 
 
 def build(settings: Settings) -> serve.Application:
-    """The application, for a laptop as for a cluster. The token is EMO_TOKEN of the front's environment."""
+    """The application, for a laptop as for a cluster. The token is EMO_TOKEN of the front's environment. UserError for
+    what is no model, which is said before anything that runs makes room."""
+    Models.read(settings.models)
     gpus = 0 if settings.device == "cpu" else 1
     at_a_time = settings.at_a_time or 1 + gpus
     inspector = serve.deployment(name="inspector", max_ongoing_requests=2, ray_actor_options={"num_cpus": 0})(Inspector)

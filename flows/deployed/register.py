@@ -42,9 +42,14 @@ async def _until_told(runner: Runner) -> None:
     work = asyncio.create_task(runner.start())
     while not (runner.started or work.done()):
         await asyncio.sleep(0.1)
-    loop, ending = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    loop, ending = asyncio.get_running_loop(), list[asyncio.Task[None]]()
+
+    def end() -> None:
+        if not ending:  # once: it is on its way
+            ending.append(loop.create_task(runner.astop()))
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: ending.add(loop.create_task(runner.astop())))
+        loop.add_signal_handler(number, end)
     await work
 
 

@@ -85,18 +85,33 @@ def test_a_wrong_input_is_said_in_the_run_and_not_tried_again(served, tmp_path):
     assert served.logs(run).count("Python 3.") == 1
 
 
-def test_an_ingestion_on_ray_that_is_cancelled_and_tried_again(served, long_asked, long_data, tmp_path):
-    out = str(tmp_path / "data")
-    run = served.start("ingest", {**long_asked, "out": out, "workers": 1})
+def test_an_ingestion_on_ray_that_is_cancelled_and_whose_ray_dies_while_another_waits(
+    served, long_asked, long_data, tmp_path
+):
+    form = {**long_asked, "out": str(tmp_path / "data"), "workers": 1}
+    run = served.start("ingest", form)
     job = f"emo-ingest-{run}"
     begun(served, job, "ingest")
     assert any("raylet" in process.name() for process in family(job))
     assert served.cancel(run) < IN_TIME
     assert family(job) == [] and open_jobs(served.jobs) == []
+
     served.retry(run)
+    served.until(lambda: family(job), 60)
+    other = served.start("ingest", form)
+    begun(served, job, "ingest", steps=8)
+    served.until(lambda: served.state(other)["type"] == "RUNNING", 60)
+    (raylet,) = (process for process in family(job) if process.name() == "raylet")
+    raylet.kill()
+    served.until(lambda: family(job) == [], 60)  # a Ray takes its driver along
+    begun(served, job, "ingest", steps=8)  # by itself: it is tried again
+    assert served.state(other)["type"] == "RUNNING"
+    assert Notes(served.jobs, f"emo-ingest-{other}").progress() is None  # one writes a dataset
+    assert served.cancel(other) < IN_TIME
     served.completed(run)
-    assert content(out) == content(long_data)
-    assert family(job) == []
+    assert content(str(tmp_path / "data")) == content(long_data)
+    assert family(job) == [] and open_jobs(served.jobs) == []
+    served.until(lambda: "the job ended without a result: its process is gone" in served.logs(run), 60)
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +155,15 @@ def test_a_training_that_is_cancelled_and_whose_flow_is_killed_and_whose_job_is_
     assert shown["train-loss"]["data"].startswith("data:image/png;base64,")
     assert shown["train-preview"]["data"].startswith("data:image/png;base64,")
     assert f"tensorboard --logdir {out}/tensorboard" in shown["train-places"]["data"]
+
+
+def test_a_proof_gets_to_its_first_step_and_is_cancelled(served, tmp_path):
+    run = served.start("proof", {"out": str(tmp_path / "proof"), "device": "cpu"})
+    job = f"emo-proof-{run}"
+    begun(served, job, "sample")
+    assert served.cancel(run) < IN_TIME
+    assert family(job) == [] and open_jobs(served.jobs) == []
+    assert str(tmp_path / "proof/report.md") in served.artifacts(run)["proof-places"]["data"]
 
 
 def test_following_a_job_costs_next_to_nothing(served, data, tmp_path):

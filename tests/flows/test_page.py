@@ -25,11 +25,16 @@ def page():
         browser.close()
 
 
-def keep(page, name):
-    """A picture for the docs, where somebody wants new ones."""
-    if folder := os.environ.get("EMO_SCREENSHOTS"):
+PICTURES = os.environ.get("EMO_SCREENSHOTS")
+
+
+def keep(page, name, height=900):
+    """A picture of the page's top for the docs, where somebody wants new ones."""
+    if PICTURES:
+        page.set_viewport_size({"width": 1200, "height": height})
+        page.mouse.move(1199, height - 1)  # off what would light up
         page.wait_for_timeout(1500)  # for what moves on the page
-        page.screenshot(path=Path(folder) / f"flows-{name}.png")
+        page.screenshot(path=Path(PICTURES) / f"flows-{name}.png")
 
 
 def test_the_form_shows_every_parameter_with_its_help(served, page):
@@ -48,20 +53,19 @@ def test_the_page_of_a_run_shows_how_far_it_is(served, page, data):
     job = f"emo-train-{run}"
     served.until(lambda: (now := Notes(served.jobs, job).progress()) and now.done > 10, 600)
     served.until(lambda: {"train-progress", "train-loss"} <= set(served.artifacts(run)), 120)
+    if PICTURES:  # of a run that has come some way
+        served.until(lambda: served.logs(run).count("stage 1: ") > 2, 600)
     page.goto(f"{served.page}/runs/flow-run/{run}")
     expect(page.get_by_text(f"{job}: Python").first).to_be_visible()
-    keep(page, "run")
+    keep(page, "run", 1050)
     page.get_by_role("tablist").get_by_text("Artifacts", exact=True).click()
     expect(page.get_by_text("train-progress").first).to_be_visible()
     expect(page.get_by_text(re.compile(r"stage 1: \d+ of 1300")).first).to_be_visible()
-    page.get_by_text("Task runs", exact=True).scroll_into_view_if_needed()
-    page.mouse.move(700, 700)
-    page.mouse.wheel(0, 2000)
-    keep(page, "artifacts")
+    keep(page, "artifacts", 1150)
     loss = served.artifacts(run)["train-loss"]["id"]
     page.goto(f"{served.page}/artifacts/artifact/{loss}")
     picture = page.locator("img[src^='data:image/png']").first
     expect(picture).to_be_visible()
     assert picture.evaluate("img => img.naturalWidth") > 300
-    keep(page, "loss")
+    keep(page, "loss", 580)
     served.cancel(run)

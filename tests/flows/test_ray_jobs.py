@@ -4,6 +4,8 @@ import httpx
 import pytest
 
 from emo_data.errors import UserError
+from emo_data.synthetic import write_trial
+from emo_data.video import probe
 from flows.deployed.ingest import ingest
 from flows.forms.ingest import IngestForm
 from flows.forms.where import Where
@@ -79,7 +81,9 @@ def test_a_cluster_that_is_away_is_waited_for(monkeypatch):
     assert jobs.status("emo-ingest-x")[0] == "running"
 
 
-def test_a_model_goes_into_service_and_a_bad_one_does_not(served, cluster, token_block, serviceable, tmp_path):
+def test_a_model_goes_into_service_makes_a_batch_and_stays_where_the_next_is_none(
+    served, cluster, token_block, serviceable, tmp_path
+):
     endpoint = f"http://127.0.0.1:{cluster.service_port}"
     what = {
         "model": str(serviceable),
@@ -92,15 +96,22 @@ def test_a_model_goes_into_service_and_a_bad_one_does_not(served, cluster, token
     served.completed(run, 900)
     head = {"Authorization": f"Bearer {cluster.service_token}"}
     assert [one["id"] for one in httpx.get(f"{endpoint}/v1/models", headers=head).json()] == ["default"]
-    run = served.start("serve", {**what, "model": str(tmp_path / "none"), "name": "bad"}, cluster=cluster.url)
-    state = served.ended(run, 900)
+
+    served.block("secret", "emo-token", {"value": cluster.service_token})
+    write_trial(tmp_path, seconds=1, size=128)
+    rows = "".join(f"{name},portrait.png,voice.wav,1\n" for name in ("one", "other"))
+    (tmp_path / "wanted.csv").write_text(f"name,portrait,audio,steps\n{rows}")
+    batch = {"endpoint": endpoint, "manifest": str(tmp_path / "wanted.csv"), "out": str(tmp_path / "batch")}
+    made = served.start("generate", batch)
+    none = served.start("serve", {**what, "model": str(tmp_path / "none"), "name": "bad"}, cluster=cluster.url)
+    served.completed(made)
+    assert all(len(probe(tmp_path / f"batch/{name}.mp4").times) == 25 for name in ("one", "other"))
+    shown = served.artifacts(made)
+    assert '{"what": "done", "how many": 2.0}' in shown["generate-counts"]["data"]
+    assert shown["generate-preview"]["data"].startswith("data:image/png;base64,")
+    assert cluster.service_token not in str(shown) + served.logs(made)
+
+    state = served.ended(none, 900)
     assert state["type"] == "FAILED" and "what ran before is back" in state["message"]
-
-    def back():
-        try:
-            models = httpx.get(f"{endpoint}/v1/models", headers=head)
-        except httpx.TransportError:  # while one makes room for the other
-            return False
-        return models.is_success and [one["id"] for one in models.json()] == ["default"]
-
-    served.until(back, 600)
+    assert f"{tmp_path / 'none'}: not an EMO model" in state["message"]
+    assert [one["id"] for one in httpx.get(f"{endpoint}/v1/models", headers=head).json()] == ["default"]

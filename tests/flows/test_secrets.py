@@ -8,7 +8,12 @@ import s3fs
 
 from emo_data.objects import Folder
 from emo_data.store import Dataset
+from flows import watch
+from flows.deployed.ingest import ingest
+from flows.forms.ingest import IngestForm
 from flows.forms.where import Where
+from flows.launch.here import Here
+from flows.notes import Notes, open_jobs
 from flows.secrets import ObjectStore, store_keys
 from flows.work.evaluate import workplace
 from tests.s3 import s3_environment, s3_server
@@ -69,3 +74,31 @@ def test_an_evaluation_in_a_store_goes_on_with_what_is_there(store):
             (out / "report.json").write_text("{}")
         assert folder.all_names() == ["generated/0000.mp4", "report.json"]
         assert folder.info("generated/0000.mp4")["LastModified"] == before  # what is as it was is not sent again
+
+
+def test_notes_in_a_store_are_what_flow_job_and_reaper_meet_by(store, asked, clips, tmp_path, monkeypatch):
+    keys = {"access_key_id": "someone", "secret_access_key": "a secret", "endpoint_url": store, "region": "us-east-1"}
+    monkeypatch.setattr(ObjectStore, "load", lambda name: ObjectStore(**keys))
+    # Such notes are a cluster's: here its job is a process, which knows the keys and no more of us.
+    monkeypatch.setattr(watch, "launcher_for", lambda where, keys: Here(str(tmp_path), keys))
+    where = Where(cluster="http://head:8265", notes="s3://films/jobs", credentials="films")
+    seen = []
+
+    class Patience(watch.Patience):
+        def check(self, now):
+            seen.append([job.id for job in open_jobs(where.notes)])
+            super().check(now)
+
+    monkeypatch.setattr(watch, "Patience", Patience)
+    (film, *_) = sorted(clips.glob("*.mp4"))
+    form = IngestForm.model_validate({**asked, "sources": [str(film)], "out": "s3://films/notes-data", "workers": 0})
+    assert ingest.fn(form, where)["clips"] == 1
+    assert "AWS_ACCESS_KEY_ID" not in os.environ
+    with s3_environment(store):
+        (job,) = seen[0]
+        assert seen == [[job]] * len(seen) and open_jobs(where.notes) == []
+        notes, folder = Notes(where.notes, job), Folder(where.notes)
+        result, now = notes.result(), notes.progress()
+        assert result is not None and result.state == "done"
+        assert now is not None and now.counts["clips"] == 1
+        assert "a secret" not in "".join(folder.read(name).decode() for name in folder.all_names())
