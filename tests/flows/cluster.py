@@ -73,7 +73,7 @@ class Cluster:
         """What is left of it. By its processes: `ray stop` would end every Ray of this machine."""
         family = [self.process, *self.process.children(recursive=True)]
         self.process.send_signal(signal.SIGTERM)
-        _, left = psutil.wait_procs(family, timeout=30)
+        _, left = psutil.wait_procs(family, timeout=10)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):  # it went with another
                 process.kill()
