@@ -7,4 +7,5 @@ cd "$(dirname "$0")/.."
 test -e secrets.env || { echo "error: there is no infra/secrets.env: infra/secrets.sh makes it" >&2; exit 2; }
 secret() { kubectl -n emo create secret generic "$@" --dry-run=client -o yaml | kubectl apply -f -; }
 grep -E '^(EMO_TOKEN|AWS_ACCESS_KEY_ID|AWS_SECRET_ACCESS_KEY)=.' secrets.env | secret emo-secrets --from-env-file=/dev/stdin
+grep '^RAY_AUTH_TOKEN=.' secrets.env | secret emo-flows --from-env-file=/dev/stdin # runs of flows ask the clusters
 sed -n 's/^RAY_AUTH_TOKEN=//p' secrets.env | tr -d '\n' | secret emo-ray-token --from-file=auth_token=/dev/stdin

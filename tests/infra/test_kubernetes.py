@@ -28,8 +28,8 @@ GROUPS = {
 SHORT = {"RayCluster": "cluster", "RayJob": "job", "RayService": "service"}
 FLAT = {"ConfigMap", "ServiceAccount", "Role", "RoleBinding", "Namespace"}
 """Kinds without a spec."""
-SECRETS = {"emo-secrets", "emo-ray-token", "emo-prefect"}
-"""That are made by hand."""
+SECRETS = {"emo-secrets", "emo-ray-token", "emo-flows", "emo-prefect"}
+"""That are made by infra/k8s/secrets.sh, and the last by hand."""
 OBSERVER = "PREFECT_INTEGRATIONS_KUBERNETES_OBSERVER"
 """What the settings of prefect-kubernetes' observer begin with."""
 FULL = Path(__file__).parents[3] / "shared" / "schemas"

@@ -52,6 +52,8 @@ def check_pool(text: str) -> None:
     for source in container["envFrom"]:
         (reference,) = source.values()
         assert reference["name"] in there | SECRETS
+    secrets = [source["secretRef"]["name"] for source in container["envFrom"] if "secretRef" in source]
+    assert "emo-flows" in secrets, "the token of the clusters is there"
     policies = [one["spec"] for one in base() if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "ray"]
     labels = job["spec"]["template"]["metadata"]["labels"]
     assert {"podSelector": {"matchLabels": labels}} in policies[0]["ingress"][1]["from"], "it reaches the cluster"
@@ -95,6 +97,7 @@ def test_the_pool_starts_contained_pods():
         ('"job_manifest"', '"job_manifests"'),
         ('"envFrom"', '"env_from"'),
         ('"emo-settings"', '"emo-setting"'),
+        ('"emo-flows"', '"emo-ray-token"'),
         ('"serviceAccountName": "emo"', '"serviceAccountName": "default"'),
         ('"emo/part": "flow"', '"emo/part": "flows"'),
         ('"runAsNonRoot": true', '"runAsNonRoot": false'),

@@ -78,6 +78,30 @@ def test_what_is_filled_in_stays(infra):
     assert make(infra)["AWS_ACCESS_KEY_ID"] == "mine"
 
 
+def test_everybody_gets_of_them_what_he_needs(infra, tmp_path):
+    told = make(infra)
+    (infra / "k8s").mkdir()
+    shutil.copy(INFRA / "k8s" / "secrets.sh", infra / "k8s")
+    log = tmp_path / "kubectl.txt"
+    client = tmp_path / "kubectl"  # in the client's place: what is it given, and how
+    client.write_text(f'#!/bin/sh\ntest "$3" != create || {{ echo "@$*"; cat; echo; }} >>{log}\n')
+    client.chmod(0o755)
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(["sh", infra / "k8s" / "secrets.sh"], env=env, check=True, capture_output=True, timeout=60)
+    made = {}
+    for one in log.read_text().split("@")[1:]:
+        words, _, given = one.partition("\n")
+        assert not [value for value in told.values() if value in words], "a list of processes shows them"
+        name, source = re.fullmatch(r"-n emo create secret generic (\S+) --(\S+)=/dev/stdin .*", words).groups()
+        made[name, source] = given.split()
+    keys = ("EMO_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    assert made == {
+        ("emo-secrets", "from-env-file"): [f"{key}={told[key]}" for key in keys],
+        ("emo-flows", "from-env-file"): [f"RAY_AUTH_TOKEN={told['RAY_AUTH_TOKEN']}"],
+        ("emo-ray-token", "from-file=auth_token"): [told["RAY_AUTH_TOKEN"]],
+    }
+
+
 def test_git_does_not_take_them():
     if not (ROOT / ".git").exists() or not shutil.which("git"):
         pytest.skip("no git here")
