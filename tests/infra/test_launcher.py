@@ -20,6 +20,10 @@ PROVIDER = {"aws": BOTH | {"security_group", "key_pair"}, "gcp": BOTH | {"projec
 NODE = {"min_workers", "max_workers", "idle_timeout_s", "priority", "resources", "labels", "node_config", "docker"}
 
 
+MACHINES = {"m7i.4xlarge": (16, 64), "g6e.12xlarge": (48, 384), "n2-standard-16": (16, 64), "a2-ultragpu-1g": (12, 170)}
+"""Cores, GiB as their makers say."""
+
+
 def strict(**properties) -> dict:
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
@@ -70,6 +74,11 @@ def check(run_instances):
         assert kinds["gpu-spot"]["resources"]["GPU"] > 0
         assert "ssh_private_key" not in told["auth"]
         for name, node in kinds.items():
+            if name != "head":
+                machine = node["node_config"].get("InstanceType") or node["node_config"]["machineType"]
+                cores, memory = MACHINES[machine]
+                assert node["resources"]["CPU"] == cores
+                assert name != "cpu" or memory * 0.7 >= 2 * cores, "Ray keeps 0.3 for objects, each worker takes 2 GiB"
             assert node.keys() <= NODE, f"{name}: {node.keys() - NODE}"
             (check_aws if kind == "aws" else check_gcp)(name, node["node_config"], run_instances)
 
@@ -168,6 +177,7 @@ def test_ray_would_launch_it(check, path):
         ("run_options", "run_option"),
         ("min_workers", "least_workers"),
         ("CPU: 16", "CPU: sixteen"),
+        ("CPU: 16", "CPU: 8"),
         ("--env RAY_AUTH_MODE=token", "--env RAY_AUTH_MODE=disabled"),
         ("--env RAY_JOB_STOP_WAIT_TIME_S=10", "--env RAY_JOB_STOP_WAIT_TIMES=10"),
         (".ray/auth_token: ~", ".ray/token: ~"),
@@ -187,6 +197,7 @@ def test_a_typo_is_found(check, path, typo):
     [
         ("InstanceType", "InstanceTypes"),
         ("MarketType: spot", "MarketTypes: spot"),
+        ("InstanceType: m7i.4xlarge", "InstanceType: c7i.4xlarge"),
         ("VolumeSize: 200", "VolumeSize: large"),
         ("HttpTokens: required", "HttpTokens: optional"),
         ("Name: open-emo-worker", "Name: admin"),
