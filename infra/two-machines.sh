@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# A cluster of two machines on this one, and a walk through it as from Prefect's page: flows have videos made into a dataset,
-# two stages trained and the model put into service there, and the service makes a video. The machines have networks of
-# their own where the system lets us (unshare); else both are the loopback. Nothing reaches beyond them, everybody needs a
-# token, and at the end only what was started here is ended.
+# A cluster of two machines on this one, and a walk through it as people go: from Prefect's page, videos become a dataset, a
+# stage is trained and the model goes into service; by commands, the stage before is trained and a video asked for. The
+# machines have networks of their own where the system lets us (unshare); else both are the loopback. Nothing reaches beyond
+# them, everybody needs a token, and at the end only what was started here is ended.
 #
 #     infra/two-machines.sh [DIR]     DIR: where everything is left to look at, build/two-machines by default
 # With EMO_TOGETHER=1 both machines are the loopback in any case.
@@ -111,6 +111,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED=false DO_NOT_TRACK=1
 unset RAY_ADDRESS RAY_AUTH_TOKEN_PATH
 
 gcs=6379 page=8265 prefect=4200 service=8000
+if test -d films; then true; else emo sample films --clips 2 --seconds 2 --looks 2; fi &
+films=$!
 ray_start() { ray start --object-store-memory=100000000 --dashboard-agent-listen-port=0 "$@"; }
 if test "$mode" = apart; then
     head=10.77.0.1 worker=10.77.0.2
@@ -161,15 +163,16 @@ test "$(status "$page"/api/jobs/ wrong)" = 403 || { say "the head takes a wrong 
 test "$(status "$PREFECT_API_URL"/admin/version)" = 401 || { say "Prefect answers without a password" >&2; exit 1; }
 say "nobody is answered without the token"
 
-# Paths are whole ones: jobs and workers start elsewhere.
-test -d films || emo sample films --clips 2 --seconds 2 --looks 2
+wait "$films"
+prefect automation create --from-file "$here/infra/prefect/zombies.yaml" &&
+    prefect work-pool create emo --type kubernetes --base-job-template "$here/infra/prefect/pool.json" &
+pool=$!
+# Forms take whole paths, because jobs start elsewhere; commands make them whole.
 flow ingest <<F
 {"sources": ["$dir/films/clips"], "out": "$dir/data", "size": 80, "audio_model": "tiny", "test_share": 0, "workers": 1}
 F
 say "a dataset: $(ls data/commits | wc -l) commits"
-flow train <<F
-{"stage": 1, "data": "$dir/data", "out": "$dir/run1", "steps": 2, "workers": 1, "device": "cpu"}
-F
+emo train --stage 1 --data data --out run1 --steps 2 --workers 1 --device cpu --address "$head:$gcs"
 flow train <<F
 {"stage": 2, "data": "$dir/data", "out": "$dir/run2", "init": "$dir/run1/model", "steps": 2, "workers": 1, "device": "cpu"}
 F
@@ -185,6 +188,5 @@ printf 'name,portrait,audio,steps,guidance\nhello,films/held_out/portrait.png,%s
 emo batch --endpoint "$endpoint" --manifest videos.csv --out videos
 say "a video: $dir/videos/hello.mp4"
 
-prefect automation create --from-file "$here/infra/prefect/zombies.yaml"
-prefect work-pool create emo --type kubernetes --base-job-template "$here/infra/prefect/pool.json"
+wait "$pool"
 say "done"
