@@ -78,16 +78,16 @@ key = base64.b64encode(os.environ["PREFECT_API_AUTH_STRING"].encode()).decode()
 def api(path, **sent):
     head = {"Authorization": f"Basic {key}", "Content-Type": "application/json"}
     asked = urllib.request.Request(os.environ["PREFECT_API_URL"] + path, json.dumps(sent).encode() if sent else None, head)
-    return json.load(urllib.request.urlopen(asked, timeout=60))
+    end = time.monotonic() + 300
+    while True:
+        try:
+            return json.load(urllib.request.urlopen(asked, timeout=60))
+        except urllib.error.HTTPError as error: # 404: the flow is not registered yet; 503: the database is busy
+            if error.code not in (404, 503) or time.monotonic() > end: raise
+        time.sleep(0.5)
 name, page, notes = sys.argv[1:]
 form = {"what": json.load(sys.stdin), "where": {"cluster": page, "notes": notes}}
-end, deployment = time.monotonic() + 300, None
-while deployment is None:
-    try:
-        deployment = api(f"/deployments/name/{name}/emo")["id"]
-    except urllib.error.HTTPError as error: # 404: it is not registered yet
-        if error.code != 404 or time.monotonic() > end: raise
-        time.sleep(0.5)
+deployment = api(f"/deployments/name/{name}/emo")["id"]
 run = api(f"/deployments/{deployment}/create_flow_run", parameters=form, state={"type": "SCHEDULED"})["id"]
 while (state := api(f"/flow_runs/{run}")["state"])["type"] not in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
     time.sleep(0.5)
