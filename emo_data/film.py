@@ -116,25 +116,30 @@ def join_videos(
                         packet.pts, packet.dts, packet.stream = packet.pts + start, packet.dts + start, video
                         container.mux(packet)
                 start = end
-        track.end()
 
 
 class _Track:
     """The sound of a film that is being written. See `join_videos`."""
 
     def __init__(self, container: av.container.OutputContainer, sound: Iterable[np.ndarray], sample_rate: int) -> None:
-        self._container, self._blocks, self._rate, self._heard = container, iter(sound), sample_rate, 0
+        self._heard: Fraction | float = -math.inf
+        self._container, self._rate = container, sample_rate
         self._stream = container.add_stream("aac", rate=sample_rate, layout="stereo")
+        self._packets = self._encoded(sound)
 
     def play(self, until: Fraction | float) -> None:
-        """What is heard before so many seconds."""
-        while self._heard < until * self._rate and (block := next(self._blocks, None)) is not None:
-            self._container.mux(self._stream.encode(_wave(block, self._heard, self._rate)))
-            self._heard += block.shape[1]
+        """What begins before so many seconds, and the packet that follows it: infinity for all that there is."""
+        while self._heard < until and (packet := next(self._packets, None)) is not None:
+            assert packet.dts is not None and packet.time_base is not None  # all of ours have
+            self._heard = packet.dts * packet.time_base
+            self._container.mux(packet)
 
-    def end(self) -> None:
-        """What the encoder holds back."""
-        self._container.mux(self._stream.encode())
+    def _encoded(self, sound: Iterable[np.ndarray]) -> Iterator[av.Packet]:
+        begin = 0
+        for block in sound:
+            yield from self._stream.encode(_wave(block, begin, self._rate))
+            begin += block.shape[1]
+        yield from self._stream.encode()  # what the encoder holds back
 
 
 class Premiere:
@@ -162,7 +167,6 @@ class Premiere:
         self._file.mute = kind is not None
         if kind is None and self._video is not None:
             self._track.play(math.inf)
-            self._track.end()
         self._container.close()
         self._file.close()
 
@@ -183,8 +187,10 @@ class Premiere:
         start = round(before / self._rate / packet.time_base)
         copy.pts, copy.dts, copy.time_base = packet.pts + start, packet.dts + start, packet.time_base
         copy.duration, copy.is_keyframe, copy.stream = packet.duration, packet.is_keyframe, self._video
-        self._track.play(copy.dts * copy.time_base + 1)
         self._container.mux(copy)
+        # Never more than one packet ahead. Of several that wait, the muxer takes the one after the next for the next,
+        # and gives the fragments of the sound wrong times; a browser then drops all pictures up to the next key frame.
+        self._track.play(copy.dts * copy.time_base)
 
     def repeat(self, path: Path, before: int) -> None:
         """Show a video that is written already."""

@@ -8,8 +8,10 @@ import pytest
 # Threads that spin while they wait for each other are many times slower than one on busy cores.
 os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray's workers are nice, by default, to whoever else wants the cores: here that is another test, for minutes.
+os.environ["RAY_worker_niceness"] = "0"
 
-LONG = ("test_kills", "test_workers", "test_training", "test_service_on_ray", "test_studio", "test_whole_road")
+LONG = ("test_workers", "test_training", "test_kills", "test_service_on_ray", "test_studio", "test_whole_road")
 """Files that take minutes."""
 
 

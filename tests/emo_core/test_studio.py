@@ -136,9 +136,10 @@ def corners(page, element="#region"):
 
 
 def plays(page):
-    """Pictures are on the screen, and have gone on."""
+    """Pictures are on the screen, and go on: sound alone lets the time run, too."""
     page.wait_for_function("() => document.getElementById('screen').readyState >= 2")
     page.wait_for_function("() => document.getElementById('screen').currentTime > 0.3")
+    page.wait_for_function("() => document.getElementById('screen').getVideoPlaybackQuality().totalVideoFrames > 8")
 
 
 def test_from_the_upload_to_the_video(browser, hands, model_folder, tmp_path):

@@ -1,6 +1,7 @@
 import io
 from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 
 import av
 import numpy as np
@@ -168,6 +169,21 @@ def test_after_damage_there_is_nothing_until_a_key_frame(tmp_path):
     assert all(np.array_equal(seen[number], good[number]) for number in range(75) if number not in lost)
 
 
+def holes(path) -> dict[str, int]:
+    """How often a packet does not begin where the one before it ends, up to the last picture: a browser then shows no
+    picture for seconds. But for the first: what passes before the sound begins counts as its."""
+    found, last = {}, None
+    with av.open(str(path)) as film:
+        for stream in (*film.streams.video, *film.streams.audio):
+            film.seek(0)
+            told = [(packet.dts, packet.duration) for packet in film.demux(stream) if packet.dts is not None]
+            last = last or told[-1][0] * stream.time_base
+            told = [one for one in told if one[0] * stream.time_base < last]
+            found[stream.type] = sum(dts + lasts != after for (dts, lasts), (after, _) in pairwise(told[1:]))
+            assert len(told) > 50
+    return found
+
+
 def test_a_premiere_is_the_same_whoever_goes_on_with_it(tmp_path):
     """Encoded as it comes, or what is encoded already repeated: the same bytes, which show every picture."""
     noise = np.random.default_rng(0).integers(0, 40, (60, 64, 64, 3)).astype(np.uint8)
@@ -189,6 +205,7 @@ def test_a_premiere_is_the_same_whoever_goes_on_with_it(tmp_path):
 
     whole = seen(0)
     assert seen(1) == whole and seen(2) == whole
+    assert holes(tmp_path / "premiere0.mp4") == {"video": 0, "audio": 0}
     interrupted = tmp_path / "interrupted.mp4"
     with pytest.raises(KeyboardInterrupt), Premiere(interrupted, 25, iter([]), 48_000) as premiere:
         premiere.repeat(parts[0], 0)
