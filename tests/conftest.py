@@ -9,7 +9,7 @@ import pytest
 os.environ["OMP_WAIT_POLICY"] = "passive"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Ray's workers are nice, by default, to whoever else wants the cores: here that is another test, for minutes.
-os.environ["RAY_worker_niceness"] = "0"
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
 
 LONG = ("test_workers", "test_training", "test_kills", "test_service_on_ray", "test_studio", "test_whole_road")
 """Files that take minutes."""
