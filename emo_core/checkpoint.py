@@ -132,14 +132,17 @@ def load(
 
 
 @contextmanager
-def at_hand(model: str | Path) -> Iterator[Path]:
-    """A model's folder, or one of its parts', on this machine's disk: itself, or a copy of what lies in a store."""
+def at_hand(model: str | Path, only: str | None = None) -> Iterator[Path]:
+    """A model's folder, or one of its parts', on this machine's disk: itself, or a copy of what lies in a store. only:
+    the one file that is wanted."""
     if "://" not in str(model):
         yield Path(model)
         return
     store = Folder(str(model))
     with tempfile.TemporaryDirectory() as scratch:
         for name in store.all_names():
+            if only not in (None, name):
+                continue
             target = Path(scratch) / name
             target.parent.mkdir(parents=True, exist_ok=True)
             store.copy(name, target)

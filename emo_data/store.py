@@ -176,7 +176,8 @@ class Dataset:
         made = cls.open(url)
         for name in sorted(config.keys() | made.config.keys()):
             was, now = made.config.get(name), config.get(name)
-            if was != now and not (name in _SAYS and made.config.get(_SAYS[name]) == config.get(_SAYS[name])):
+            comes_to = made.config.get(_SAYS.get(name, ""))
+            if was != now and (comes_to is None or comes_to != config.get(_SAYS[name])):
                 raise UserError(f"dataset {url} was made with {name} {was}, not {now}; choose another --out")
         return True
 

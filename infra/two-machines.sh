@@ -7,6 +7,7 @@
 #     infra/two-machines.sh [DIR]     DIR: where everything is left to look at, build/two-machines by default
 # With EMO_TOGETHER=1 both machines are the loopback in any case.
 set -euo pipefail
+unset RAY_TMPDIR # what is there is another Ray's
 here=$(cd "$(dirname "$0")/.." && pwd)
 test -d "$here/.venv/bin" && export PATH="$here/.venv/bin:$PATH"
 command -v emo ray prefect serve >/dev/null || { echo "error: no emo on PATH: make setup" >&2; exit 2; }

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emo_core.checkpoint import Card, at_hand, read_card
+from emo_core.checkpoint import CARD, Card, at_hand, read_card
 from emo_core.inference.preprocess import Choice, Framed, NoPicture, SeveralFaces, frame_portrait
 from emo_core.serving.wish import Look, Wish
 from emo_data.errors import UserError
@@ -49,7 +49,7 @@ class Models:
         """folders: by id; they may lie in a store. Raises UserError where one is no model."""
         cards = {}
         for name, folder in folders.items():
-            with at_hand(folder) as place:
+            with at_hand(folder, only=CARD) as place:
                 cards[name] = read_card(place)
         return cls(cards)
 

@@ -20,9 +20,7 @@ def serve(what: ServeForm, where: Where = HERE) -> dict[str, Any]:
 
 def served(what: ServeForm, where: Where) -> dict[str, Any]:
     """As a step of any flow."""
-    if not where.cluster:
-        raise UserError("Ray cluster: a service needs one; on this machine alone, type `emo serve`")
-    where.check(what)
+    check(what, where)
     with one_at_a_time("service", where.cluster), Cluster(where.cluster, ray_token()) as cluster:
         before = cluster.applications()
         try:
@@ -32,3 +30,10 @@ def served(what: ServeForm, where: Where) -> dict[str, Any]:
             cluster.deploy(before, what.port)
             raise
     return {"model": what.model, "endpoint": what.endpoint or f"http://127.0.0.1:{what.port} on the cluster's nodes"}
+
+
+def check(what: ServeForm, where: Where) -> None:
+    """UserError where a service could not run there."""
+    if not where.cluster:
+        raise UserError("Ray cluster: a service needs one; on this machine alone, type `emo serve`")
+    where.check(what)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from flows.forms.form import Form, Place
+from flows.forms.form import Disk, Form, Place
 
 
 class Training(Form):
@@ -13,7 +13,7 @@ class Training(Form):
     preset: Literal["tiny", "sd15"] = Field(
         "tiny", title="Size of the model", description="tiny: a laptop's; sd15: the paper's, for GPUs."
     )
-    weights: Place | None = Field(
+    weights: Disk | None = Field(
         None, title="Public weights", description="Folder that emo weights fetch filled: unet and vae, or motion."
     )
     micro_batch: int | None = Field(

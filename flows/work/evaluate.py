@@ -51,7 +51,8 @@ def _evaluated(form: EvaluateForm, where: Where, told: Told, out: Path) -> dict[
         generated, truth = _made(form, form.model, out, device, told)
     pairs = find_pairs(generated, truth)
     hands: HandsOf = alone
-    if form.workers != 0 and "://" not in form.out:  # of a copy on this disk, other machines know nothing
+    on_this_disk = form.model is not None and "://" in form.out  # of that copy other machines know nothing
+    if form.workers != 0 and not on_this_disk:
         from emo_core.evaluation.on_ray import ray_hands
 
         hands = ray_hands(form.workers or cores(), ray_address(where))
@@ -76,7 +77,7 @@ def _evaluated(form: EvaluateForm, where: Where, told: Told, out: Path) -> dict[
 @contextmanager
 def workplace(url: str) -> Iterator[Path]:
     """A folder, made where it is not. Of one in a store it is a copy, and the store gets what has changed, however the
-    block ends."""
+    block ends; who is killed in it loses what it has changed."""
     if "://" not in url:
         Path(url).mkdir(parents=True, exist_ok=True)
         yield Path(url)
@@ -86,9 +87,11 @@ def workplace(url: str) -> Iterator[Path]:
         try:
             yield copy
         finally:
-            for name, changed in _stamps(copy).items():
+            now = _stamps(copy)
+            for name, changed in now.items():
                 if before.get(name) != changed:
                     Folder(url).put(name, copy / name)
+            Folder(url).delete([name for name in before if name not in now])
 
 
 def _stamps(folder: Path) -> dict[str, str]:

@@ -99,7 +99,7 @@ def test_workers_that_die_over_and_over_are_given_up(data, tmp_path):
             one.kill()
 
     with pytest.raises(RuntimeError, match="died 3 times in a row"):
-        with_workers(1, data, tmp_path / "run", on_step=kill_all, steps=500, checkpoint_every=500)
+        with_workers(1, data, tmp_path / "run", workers=(1, 1), on_step=kill_all, steps=500, checkpoint_every=500)
 
 
 def test_what_is_wrong_in_a_worker_is_said_as_if_there_were_none(data, tmp_path, encoder, config):
@@ -107,7 +107,7 @@ def test_what_is_wrong_in_a_worker_is_said_as_if_there_were_none(data, tmp_path,
     bad = make_dataset(str(tmp_path / "bad"), encoder, config.size, audio_features=spoilt)
     first = finished(1, data, tmp_path / "first", steps=1)
     with pytest.raises(UserError, match=r"clip clip\d: its audio features"):
-        with_workers(2, bad, tmp_path / "run", first)
+        with_workers(2, bad, tmp_path / "run", first, workers=(1, 1))
 
 
 def test_there_may_be_fewer_workers_than_were_wished_for(data, tmp_path):

@@ -9,6 +9,7 @@ from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
 from emo_data.store import Dataset
 from flows import cli
+from flows.deployed.full import full
 from flows.deployed.ingest import ingest
 from flows.deployed.serve import serve
 from flows.forms.full import FullForm
@@ -35,6 +36,13 @@ def test_a_flow_says_so_before_it_asks_the_cluster(tmp_path):
         ingest.fn(IngestForm(sources=["/films"], out="data"), where)
     with pytest.raises(UserError, match=r"^Folder jobs: "):
         serve.fn(ServeForm(model="s3://m", folder="jobs"), where)
+    chain = {"sources": ["/films"], "out": "s3://bucket/x"}
+    with pytest.raises(UserError, match=r"^Public weights w: "):
+        full.fn(FullForm.model_validate({**chain, "training": {"weights": "w"}}), where)
+    with pytest.raises(UserError, match=r"^Folder jobs: "):
+        full.fn(FullForm.model_validate({**chain, "service": {"folder": "jobs"}}), where)
+    with pytest.raises(UserError, match=r"^Ray cluster: a service needs one"):
+        full.fn(FullForm.model_validate({**chain, "service": {"folder": "jobs"}}), Where(notes=str(tmp_path)))
     assert list(tmp_path.iterdir()) == []
 
 

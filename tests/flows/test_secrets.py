@@ -49,6 +49,7 @@ def test_a_block_that_is_not_there_is_named(served, asked):
 
 
 def test_a_connection_does_not_go_on_with_keys_of_another_block(monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     monkeypatch.setattr(
         ObjectStore, "load", lambda name: ObjectStore(access_key_id=name, secret_access_key="a secret of its own")
     )
@@ -67,16 +68,19 @@ def test_an_evaluation_in_a_store_goes_on_with_what_is_there(store):
         with pytest.raises(KeyboardInterrupt), workplace(folder.url) as out:
             (out / "generated").mkdir()
             (out / "generated/0000.mp4").write_bytes(b"a video")
+            (out / "generated/0001.mp4.unfinished").write_bytes(b"half a video")
             raise KeyboardInterrupt
         before = folder.info("generated/0000.mp4")["LastModified"]
         with workplace(folder.url) as out:
             assert (out / "generated/0000.mp4").read_bytes() == b"a video"
+            (out / "generated/0001.mp4.unfinished").unlink()
             (out / "report.json").write_text("{}")
         assert folder.all_names() == ["generated/0000.mp4", "report.json"]
         assert folder.info("generated/0000.mp4")["LastModified"] == before  # what is as it was is not sent again
 
 
 def test_notes_in_a_store_are_what_flow_job_and_reaper_meet_by(store, asked, clips, tmp_path, monkeypatch):
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     keys = {"access_key_id": "someone", "secret_access_key": "a secret", "endpoint_url": store, "region": "us-east-1"}
     monkeypatch.setattr(ObjectStore, "load", lambda name: ObjectStore(**keys))
     # Such notes are a cluster's: here its job is a process, which knows the keys and no more of us.

@@ -8,7 +8,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from ray.serve.schema import HTTPOptionsSchema, LoggingConfig, ServeApplicationSchema, ServeDeploySchema
 
+from emo_core.serving.inspector import Models
 from emo_core.serving.on_ray import Settings, build
+from emo_data.errors import UserError
 from flows.forms.serve import ServeForm
 from flows.rollout import application
 
@@ -33,10 +35,13 @@ def _known(schema: type[BaseModel], told: dict) -> None:
     assert not unknown, f"{schema.__name__} knows no {unknown}"
 
 
-def test_the_service_is_described_as_serve_and_we_understand_it():
+def test_the_service_is_described_as_serve_and_we_understand_it(monkeypatch):
     settings = check_service(SERVICE.read_text())
     assert not settings.open_to_all
     assert yaml.safe_load(SERVICE.read_text())["http_options"]["host"] == "127.0.0.1"
+    with pytest.raises(UserError, match="/shared/emo/model: not an EMO model"):
+        build(settings)
+    monkeypatch.setattr(Models, "read", lambda folders: None)  # as where the cluster's disk is
     build(settings)
 
 
