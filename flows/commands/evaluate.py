@@ -181,8 +181,6 @@ def _score(
     from emo_data.cores import cores
     from flows.progress import progress
 
-    if address != "local":  # workers start elsewhere
-        generated, truth = generated.absolute(), truth and truth.absolute()
     check_out(out)
     setup = Setup(
         checked([metric.strip() for metric in metrics.split(",") if metric.strip()]),

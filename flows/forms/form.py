@@ -32,8 +32,13 @@ class Form(BaseModel):
         for name, field in type(self).model_fields.items():
             said = getattr(self, name)
             for place in said if isinstance(said, list) else [said]:
-                if place and _is_place(hints[name]) and "://" not in place and not Path(place).is_absolute():
+                if place and _is_place(hints[name]) and is_half_said(place):
                     yield field.title or name, place
+
+
+def is_half_said(place: str) -> bool:
+    """Whether it depends on where somebody stands."""
+    return "://" not in place and not Path(place).is_absolute()
 
 
 def _is_place(hint: Any) -> bool:

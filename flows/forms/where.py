@@ -1,12 +1,11 @@
 """The form that says where a job runs."""
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from emo_data.errors import UserError
-from flows.forms.form import Form, Place
+from flows.forms.form import Form, Place, is_half_said
 
 
 class Where(Form):
@@ -39,7 +38,7 @@ class Where(Form):
 
     @model_validator(mode="after")
     def _seen_from_both_sides(self) -> Self:
-        if self.cluster and "://" not in self.notes and not Path(self.notes).is_absolute():
+        if self.cluster and is_half_said(self.notes):
             raise ValueError("with a Ray cluster, Notes must be s3:// or an absolute path of a disk that it shares")
         if not self.cluster and "://" in self.notes:
             raise ValueError("without a Ray cluster, Notes must be a local folder")

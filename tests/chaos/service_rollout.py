@@ -11,14 +11,7 @@ from tests.flows.test_ray_jobs import cluster, token_block  # noqa: F401 - fixtu
 
 @pytest.mark.usefixtures("token_block")
 def test_what_ran_before_a_model_that_breaks_comes_back(served, cluster, serviceable, tmp_path):  # noqa: F811
-    endpoint = f"http://127.0.0.1:{cluster.service_port}"
-    what = {
-        "model": str(serviceable),
-        "folder": str(tmp_path / "jobs"),
-        "port": cluster.service_port,
-        "endpoint": endpoint,
-        "minutes": 15,
-    }
+    endpoint, what = cluster.endpoint, cluster.service_form(serviceable, tmp_path / "jobs")
     run = served.start("serve", what, cluster=cluster.url)
     served.completed(run, 900)
     shutil.copytree(serviceable, tmp_path / "broken")

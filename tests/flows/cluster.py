@@ -59,6 +59,21 @@ class Cluster:
             assert self.process.poll() is None and time.monotonic() < end, (folder / "ray.log").read_text()
             time.sleep(0.3)
 
+    @property
+    def endpoint(self) -> str:
+        """Where the service of emo there answers."""
+        return f"http://127.0.0.1:{self.service_port}"
+
+    def service_form(self, model: Path, folder: Path) -> dict[str, object]:
+        """What the flow `serve` takes to put a model into service there."""
+        return {
+            "model": str(model),
+            "folder": str(folder),
+            "port": self.service_port,
+            "endpoint": self.endpoint,
+            "minutes": 15,
+        }
+
     def _answers(self) -> bool:
         try:
             return self.http.get("/api/jobs/").is_success

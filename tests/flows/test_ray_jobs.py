@@ -84,14 +84,7 @@ def test_a_cluster_that_is_away_is_waited_for(monkeypatch):
 def test_a_model_goes_into_service_makes_a_batch_and_stays_where_the_next_is_none(
     served, cluster, token_block, serviceable, tmp_path
 ):
-    endpoint = f"http://127.0.0.1:{cluster.service_port}"
-    what = {
-        "model": str(serviceable),
-        "folder": str(tmp_path / "jobs"),
-        "port": cluster.service_port,
-        "endpoint": endpoint,
-        "minutes": 15,
-    }
+    endpoint, what = cluster.endpoint, cluster.service_form(serviceable, tmp_path / "jobs")
     run = served.start("serve", what, cluster=cluster.url)
     served.completed(run, 900)
     head = {"Authorization": f"Bearer {cluster.service_token}"}
