@@ -69,20 +69,22 @@ def test_its_state_is_told_while_all_cores_work(served, files):
 def test_who_goes_away_costs_nothing_further(served, files):
     """A hung-up request for a short video, and a cancelled job: the next one is begun at once."""
 
-    def begun() -> int:
-        return [line["event"] for line in served.log()].count("begun")
+    def told(event: str) -> set[str]:
+        return {line["job"] for line in served.log() if line["event"] == event}
 
-    async def hang_up(before: int):
+    begun, cancelled = told("begun"), told("cancelled")
+
+    async def hang_up():
         async with httpx.AsyncClient(base_url=served.url, timeout=600) as client:
             asked = asyncio.create_task(client.post("/v1/videos", files=files, data={"steps": "100"}))
-            while begun() == before:
+            while told("begun") == begun:
                 await asyncio.sleep(0.05)
             asked.cancel()
 
-    asyncio.run(hang_up(begun()))
+    asyncio.run(hang_up())
     waiting = served.client.post("/v1/jobs", files=files, data={"steps": "100"}).json()["id"]
     served.wait(lambda: served.state(waiting)["state"] == "running", 30)
-    (gone,) = [line["job"] for line in served.log() if line["event"] == "cancelled"]
+    (gone,) = told("cancelled") - cancelled
     assert served.state(gone)["state"] == "cancelled"
     next_one = served.client.post("/v1/jobs", files=files, data=QUICK).json()["id"]
     start = time.perf_counter()
