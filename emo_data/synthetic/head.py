@@ -176,8 +176,7 @@ class Head:
             gap = cv2.remap(depth, *point, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) - level
             hit = open_ray & (gap <= 0)
             if before is not None:
-                crossing = level - (levels[1] - levels[0]) * gap / (gap - before)
-                first[hit] = crossing[hit]
+                first[hit] = level - (levels[1] - levels[0]) * gap[hit] / (gap[hit] - before[hit])
             open_ray &= ~hit
             before = gap
         return first

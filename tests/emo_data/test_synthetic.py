@@ -135,6 +135,14 @@ def test_signs_of_the_angles(look):
     assert right[1] > left[1] + 0.02  # clockwise
 
 
+def test_a_ray_along_the_surface_is_not_divided_by():
+    """Where depth rises as fast as the ray goes, it comes no nearer from step to step."""
+    u, v = np.meshgrid(*[np.arange(10, dtype=np.float32)] * 2)
+    with np.errstate(all="raise"):
+        found = Head._first_surface(u.copy(), u, v, du=-1.0, dv=0.0)
+    assert np.isfinite(found).all()
+
+
 def test_calm_and_lively_clips_and_rests(truth):
     speeds = [rotation_speed(as_matrices(entry["rotation"])) for entry in truth.values()]
     means = [speed.mean() for speed in speeds]
