@@ -42,19 +42,20 @@ class Away(ModelHook):
         return module
 
 
-def test_the_hooks_of_accelerate_itself_find_what_they_need(checkpoint, config, monkeypatch):
+def test_the_hooks_of_accelerate_itself_find_what_they_need(checkpoint, config, one_lane, monkeypatch):
     """On a CPU there is nowhere to go, but everything that leads there is done: weights are put in place again at each
     call, which two lanes at a time would not survive."""
-    monkeypatch.setattr("emo_core.inference.pipeline.side_by_side", lambda device: 2)
     pipeline = EMOPipeline.of(checkpoint)
     request = portrait(config), drive(config, 7), Sampling(steps=2)
+    # In one batch, too: on some processors a sample alone is rounded otherwise than among others.
     expected = pipeline(*request)
+    monkeypatch.setattr("emo_core.inference.pipeline.side_by_side", lambda device: 2)
     pipeline.enable_model_cpu_offload(device="cpu")
     for _ in range(20):
         assert np.array_equal(pipeline(*request), expected)
 
 
-def test_weights_come_and_go_and_the_video_is_the_same(checkpoint, config, monkeypatch):
+def test_weights_come_and_go_and_the_video_is_the_same(checkpoint, config, one_lane, monkeypatch):
     pipeline = EMOPipeline.of(checkpoint)
     request = portrait(config), drive(config, 7), Sampling(steps=2)
     expected = pipeline(*request)
