@@ -17,6 +17,18 @@ POSITIONS = 32
 """Frames that AnimateDiff's position code reaches (mm_sd_v15_v2)."""
 
 
+def _passing_on(attention: Attention) -> Attention:
+    """An attention that at first takes the mean of what it attends to, unchanged.
+
+    Not in the paper, whose modules come trained. Of small random values a frame gets a tenth of what motion frames say,
+    and nothing is learnt from so faint a voice until it has grown.
+    """
+    nn.init.eye_(attention.to_v.weight)
+    nn.init.eye_(attention.to_out[0].weight)
+    nn.init.zeros_(attention.to_out[0].bias)
+    return attention
+
+
 class TemporalBlock(nn.Module):
     """Two self-attentions over the frames of each pixel, then attention to the speed tokens."""
 
@@ -25,9 +37,9 @@ class TemporalBlock(nn.Module):
         size = {"query_dim": width, "heads": heads, "dim_head": width // heads}
         self.pos_embed = SinusoidalPositionalEmbedding(width, max_seq_length=POSITIONS)
         self.norm1 = nn.LayerNorm(width)
-        self.attn1 = Attention(**size)
+        self.attn1 = _passing_on(Attention(**size))
         self.norm2 = nn.LayerNorm(width)
-        self.attn2 = Attention(**size)
+        self.attn2 = _passing_on(Attention(**size))
         self.norm_speed = self.attn_speed = None
         if speed_width is not None:
             self.norm_speed = nn.LayerNorm(width)
@@ -63,6 +75,8 @@ class TemporalModule(nn.Module):
         super().__init__()
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
+        nn.init.eye_(self.proj_in.weight)
+        nn.init.zeros_(self.proj_in.bias)
         self.transformer_blocks = nn.ModuleList([TemporalBlock(channels, heads, speed_width)])
         self.proj_out = nn.Linear(channels, channels)
         nn.init.zeros_(self.proj_out.weight)
@@ -81,12 +95,15 @@ class TemporalModule(nn.Module):
         """
         batch, channels, motion_frames, height, width = motion.shape
         frames = maps.unflatten(0, (batch, -1))  # (B, F, C, H, W)
-        clip = torch.cat([motion, frames.transpose(1, 2)], dim=2)  # (B, C, N + F, H, W)
+        # Each network's maps on their own. Nothing bounds ReferenceNet's, of which all else sees what a normalisation
+        # leaves: in one with theirs, a thousand times as large, the frames' own maps would vanish.
+        each = [part for part in (motion, frames.transpose(1, 2)) if part.shape[2]]  # (B, C, N or F, H, W)
         if torch.is_grad_enabled():
             # torch (2.13, CPU) crashes in the backward of a group normalisation whose input is laid out channels last
             # and needs no gradient: as it is here at the first place, where all before it is frozen.
-            clip = clip.contiguous()
-        tokens = self.norm(clip).permute(0, 3, 4, 2, 1).reshape(batch * height * width, -1, channels)
+            each = [part.contiguous() for part in each]
+        clip = torch.cat([self.norm(part) for part in each], dim=2)
+        tokens = clip.permute(0, 3, 4, 2, 1).reshape(batch * height * width, -1, channels)
         tokens = self.proj_out(self.block(self.proj_in(tokens), motion_frames, speed))
         change = tokens.unflatten(0, (batch, height, width)).permute(0, 3, 4, 1, 2)
         return (frames + change).flatten(0, 1)

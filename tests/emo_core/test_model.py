@@ -7,10 +7,12 @@ import torch
 from diffusers import MotionAdapter, UNet2DConditionModel
 
 from emo_core.diffusion import diffusion_losses, diffusion_target, noise_schedule, timesteps_at
+from emo_core.model.attention import attend, project
 from emo_core.model.backbone import Conditions, join
 from emo_core.model.config import sd15, tiny
 from emo_core.model.emo import build, grow, masked, stack_motion
 from emo_core.model.speed import SpeedEncoder, fit_buckets
+from emo_core.model.temporal import TemporalBlock
 from tests.emo_core.conftest import BUCKETS, awake, batch_loss
 
 
@@ -104,6 +106,26 @@ def test_temporal_modules_equal_animatediff(config):
         expected = adapter.mid_block.motion_modules[0](maps, num_frames=5)
         found = ours.mid_block.motion_modules[0](maps, torch.zeros(2, 16, 0, 4, 4))
     assert (found - expected).abs().max() < 1e-5
+
+
+def test_a_new_temporal_block_hands_frames_on_unchanged():
+    """What all say alike, each hears: of random values a tenth would arrive, and motion frames would not be learnt."""
+    block = TemporalBlock(16, 2, None)
+    same = torch.randn(3, 1, 16).expand(-1, 5, -1)
+    for attention in (block.attn1, block.attn2):
+        assert torch.allclose(attend(attention, same, project(attention, same)), same, atol=1e-6)
+
+
+def test_how_large_referencenets_maps_are_does_not_matter(config):
+    """Nothing bounds them in training, and beside maps a million times as large a clip's own would vanish."""
+    torch.manual_seed(0)
+    module = awake(build(config, 2)).eval().backbone.mid_block.motion_modules[0]
+    maps, motion = torch.randn(2 * 5, 16, 4, 4), torch.randn(2, 16, 3, 4, 4)
+    with torch.no_grad():
+        expected, found = module(maps, motion), module(maps, motion * 1e6)
+        forgotten = module(maps, torch.zeros_like(motion))
+    assert (found - expected).abs().max() < 1e-4
+    assert (forgotten - expected).abs().max() > 1e-2
 
 
 def test_full_size_is_the_papers():
