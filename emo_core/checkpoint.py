@@ -33,7 +33,7 @@ from emo_data.errors import UserError
 from emo_data.features.audio import AudioEncoder
 from emo_data.objects import Folder
 
-VERSION = 2
+VERSION = 3
 CARD = "emo.json"
 TRAINED_PARTS = {
     "backbone": Backbone,

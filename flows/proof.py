@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
     from emo_core.inference.generate import Loaded
 
 NAMES = ["sample", "ingest", "stage 1", "stage 2", "stage 3 audio", "stage 3", "cast", "voices", "voices audio"]
-NAMES += ["forgetful", "speeds", "regions", "minute", "claims"]
+NAMES += ["joined", "forgetful", "speeds", "regions", "minute", "claims"]
 PORTRAITS = 3
 """That speak: the held-out look and two people of the clips."""
-FORGETFUL = 2
-"""Voices that are spoken without motion frames."""
 
 
 class ProofSettings(BaseModel):
@@ -31,15 +30,16 @@ class ProofSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    looks: int = Field(default=5, ge=2)
+    looks: int = Field(default=16, ge=2)
     """People in the clips; one more, whom no clip shows, is the held-out look."""
-    clips: int = 30
-    seconds: float = 5.0
+    clips: int = 32
+    seconds: float = 4.0
     seed: int = 0
-    stage_steps: tuple[int, int, int] = (2000, 800, 200)
+    stage_steps: tuple[int, int, int] | None = None
+    """Other than those of the patient recipes."""
     sampling_steps: int = 8
     reference_scale: float = 1.0
-    audio_scale: float = 4.5
+    audio_scale: float = 2.5
     voices: int = Field(default=6, ge=2, multiple_of=2)
     """That no clip holds; two speak from each portrait."""
     voice_seconds: float = 11.0
@@ -73,11 +73,13 @@ def proof(out: Path, settings: ProofSettings, device: "torch.device", phase: Pha
 
 def _train(road: Road, settings: ProofSettings, device: "torch.device") -> dict[str, Path]:
     """The models, by the step that made each."""
-    from emo_core.training.recipes import stage_recipe
+    from emo_core.training.recipes import patient
 
     init, runs = None, dict[str, str]()
-    for stage, steps in enumerate(settings.stage_steps, start=1):
-        recipe = stage_recipe(stage, "tiny").model_copy(update={"seed": settings.seed, "steps": steps})
+    for stage in (1, 2, 3):
+        recipe = patient(stage).model_copy(update={"seed": settings.seed})
+        if settings.stage_steps is not None:
+            recipe = recipe.model_copy(update={"steps": settings.stage_steps[stage - 1]})
         if stage == 3:
             too = recipe.model_copy(update={"train_audio": True})
             runs["stage 3 audio"] = road.train("stage 3 audio", too, init, device)
@@ -120,12 +122,16 @@ class _Cast:
             for number, voice in enumerate(self.voices)
         ]
 
+    def anew(self) -> "list[Trial]":
+        """One of the talks from each portrait, to be given again with a noise of its own for each clip."""
+        return self.talks()[::2]
+
 
 def _perform(road: Road, settings: ProofSettings, device: "torch.device", models: dict[str, Path]) -> None:
     """All videos that the claims are judged by."""
     from emo_core.evaluation.ablation import Cast, ablate_region, ablate_speed
     from emo_core.evaluation.exhibit import write_ablation
-    from emo_core.evaluation.trial import Trial, forgetful, make_videos
+    from emo_core.evaluation.trial import Trial, make_videos, noise_anew
     from emo_core.evaluation.verdicts import SPEEDS, TRIED_REGIONS
     from emo_core.inference.generate import load_pipeline
     from emo_core.inference.sampling import Sampling
@@ -150,13 +156,15 @@ def _perform(road: Road, settings: ProofSettings, device: "torch.device", models
     def talks(loaded: "Loaded", folder: str, report: Report) -> None:
         make_videos(loaded, cast.talks(), sampling, out / folder, report)
 
-    def forget(report: Report) -> None:
-        how = forgetful(trained.pipeline)
-        make_videos(trained, cast.talks()[:FORGETFUL], sampling, out / "forgetful", report, how)
+    def anew(folder: str, report: Report, *, remembering: bool) -> None:
+        how = noise_anew(trained.pipeline, remembering=remembering)
+        make_videos(trained, cast.anew(), sampling, out / folder, report, how)
 
     road.step("voices", {}, ["voices"], lambda report: talks(trained, "voices", report))
     road.step("voices audio", {}, ["voices_audio"], lambda report: talks(audio_too, "voices_audio", report))
-    road.step("forgetful", {}, ["forgetful"], forget)
+    for folder, remembering in (("joined", True), ("forgetful", False)):
+        again = partial(anew, folder, remembering=remembering)
+        road.step(folder, {"remembering": remembering}, [folder], again)
     road.step("speeds", {}, ["speeds"], speeds)
     road.step("regions", {}, ["regions"], regions)
     minute = [Trial("minute", cast.portraits[0], cast.minute)]
@@ -173,7 +181,7 @@ def _judge(road: Road, settings: ProofSettings) -> None:
     scenes = Scenes(
         out=road.out,
         talks=[talk.name for talk in cast.talks()],
-        forgotten=FORGETFUL,
+        anew=[talk.name for talk in cast.anew()],
         references=cast.references,
         speakers=[everybody[-1], *everybody[1:PORTRAITS]],
         trials=settings.trials,

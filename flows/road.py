@@ -112,6 +112,7 @@ class Road:
 
     def train(self, name: str, recipe: "Recipe", init: str | None, device: "torch.device") -> str:
         """A step that trains the small model on OUT/data, from the run `init` on, in OUT/runs; the run's path."""
+        from emo_core.checkpoint import VERSION
         from emo_core.model.config import tiny
         from emo_core.training.plan import plan
         from emo_core.training.run import carry_out
@@ -119,7 +120,11 @@ class Road:
         run = f"runs/{name.replace(' ', '')}"
         self.step(
             name,
-            {"recipe": recipe.model_dump(mode="json"), "model": tiny().model_dump(mode="json")},
+            {
+                "recipe": recipe.model_dump(mode="json"),
+                "model": tiny().model_dump(mode="json"),
+                "version": VERSION,
+            },
             [run],
             lambda report: carry_out(
                 plan(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -17,6 +17,8 @@ from emo_data.whole import whole_file
 OnProgress = Callable[[int, int, str], None]
 """(videos done, videos in all, the name of the last)."""
 _RECORD = "trials.json"
+_NEXT = 1000
+"""Added to the seed for each clip that is done: more than there are seeds of trials."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,19 @@ def make_videos(
     return videos
 
 
-def forgetful(pipeline: EMOPipeline) -> Advance:
-    """Every clip as if it were a video's first: without motion frames (EMO 3.2.4)."""
+def noise_anew(pipeline: EMOPipeline, *, remembering: bool) -> Advance:
+    """Every clip from a noise of its own; the small model's otherwise drifts on, and so joins clips, too.
+
+    remembering: whether a clip is told the last frames, or begins as a video's first does (EMO 3.2.4).
+    """
 
     def advance(talk: Talk, tell: OnStep) -> Tensor:
-        talk.last = None  # so its motion maps stay the zeros that they begin as
+        if not remembering:
+            talk.last = None  # so its motion maps stay the zeros that they begin as
+        own = talk.sampling
+        talk.sampling = replace(own, seed=own.seed + _NEXT * talk.done)
         (latents,) = pipeline.advance([talk], tell)
+        talk.sampling = own
         return latents
 
     return advance

@@ -20,8 +20,8 @@ POSITIONS = 32
 def _passing_on(attention: Attention) -> Attention:
     """An attention that at first takes the mean of what it attends to, unchanged.
 
-    Not in the paper, whose modules come trained. Of small random values a frame gets a tenth of what motion frames say,
-    and nothing is learnt from so faint a voice until it has grown.
+    Not in the paper: its modules come trained. With torch's own random weights a frame gets a tenth of what motion
+    frames say, and hardly learns from so faint a voice until it has grown.
     """
     nn.init.eye_(attention.to_v.weight)
     nn.init.eye_(attention.to_out[0].weight)
@@ -68,7 +68,9 @@ class TemporalBlock(nn.Module):
 class TemporalModule(nn.Module):
     """What relates the frames of a clip to each other and to the clip before, at one place of the UNet.
 
-    The output projection starts at zero, so that a new module passes its input on unchanged.
+    The output projection starts at zero, so that a new module passes its input on unchanged. Without motion frames it
+    is AnimateDiff's module. Not in the paper: the input projection starts as the identity, see `_passing_on`; and the
+    motion frames' maps, which are another network's, are normalised apart from the clip's.
     """
 
     def __init__(self, channels: int, heads: int, groups: int, speed_width: int | None) -> None:
@@ -95,8 +97,8 @@ class TemporalModule(nn.Module):
         """
         batch, channels, motion_frames, height, width = motion.shape
         frames = maps.unflatten(0, (batch, -1))  # (B, F, C, H, W)
-        # Each network's maps on their own. Nothing bounds ReferenceNet's, of which all else sees what a normalisation
-        # leaves: in one with theirs, a thousand times as large, the frames' own maps would vanish.
+        # Every reader normalises ReferenceNet's maps first, so no loss bounds their size: in one normalisation with
+        # theirs, a thousand times as large, the frames' own maps would vanish.
         each = [part for part in (motion, frames.transpose(1, 2)) if part.shape[2]]  # (B, C, N or F, H, W)
         if torch.is_grad_enabled():
             # torch (2.13, CPU) crashes in the backward of a group normalisation whose input is laid out channels last

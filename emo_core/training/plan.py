@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from emo_core.checkpoint import at_hand, fingerprint, load_codec, read_card
+from emo_core.checkpoint import VERSION, at_hand, fingerprint, load_codec, read_card
 from emo_core.model.codec import Codec, encode_pictures
 from emo_core.model.config import ModelConfig, preset_config
 from emo_core.model.pretrained import PICKLED, SAFE, WeightsError, load_vae
@@ -87,6 +87,7 @@ def plan(
     run = RunFolder(
         str(out),
         RunCard(
+            model_version=VERSION,
             recipe=recipe,
             config=config,
             data=data,

@@ -39,6 +39,8 @@ class RunCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    model_version: int
+    """`emo_core.checkpoint.VERSION`: what the networks compute."""
     recipe: Recipe
     config: ModelConfig
     data: str

@@ -1,6 +1,7 @@
 """Ablations: what is made, kept and refused; and measures against heads whose speed and place are known."""
 
 import json
+from itertools import combinations
 from types import SimpleNamespace
 from typing import get_args
 
@@ -14,7 +15,7 @@ from emo_core.evaluation.ablation import Cast, ablate_region, ablate_speed, regi
 from emo_core.evaluation.casting import cast_of, song_of
 from emo_core.evaluation.exhibit import frames_of, write_ablation
 from emo_core.evaluation.gallery import make_gallery
-from emo_core.evaluation.trial import Trial, forgetful, make_videos
+from emo_core.evaluation.trial import Trial, make_videos, noise_anew
 from emo_core.inference.generate import load_pipeline
 from emo_core.inference.pipeline import EMOPipeline
 from emo_core.inference.sampling import Sampling
@@ -145,13 +146,23 @@ def test_videos_are_made_once_and_belong_to_their_settings(loaded, model_folder,
         make_videos(loaded, trials, ONE, model_folder, silent)
 
 
-def test_forgetting_motion_frames_changes_all_clips_but_the_first(checkpoint, config):
+def test_noise_anew_and_forgetting_change_all_clips_but_the_first(checkpoint, config):
     pipeline = EMOPipeline.of(checkpoint)
     request = portrait(config), drive(config, 9), Sampling(2, 1, 1)
-    joined, apart = pipeline.begin(*request), pipeline.begin(*request)
-    forget = forgetful(pipeline)
-    same = [torch.equal(pipeline.advance([joined])[0], forget(apart, lambda *given: given[3])) for _ in range(3)]
-    assert same == [True, False, False]
+
+    def clips(advance):
+        talk = pipeline.begin(*request)
+        made = [advance(talk, lambda *given: given[3]) for _ in range(3)]
+        assert talk.sampling == request[2]
+        return made
+
+    ways = [
+        clips(lambda talk, tell: pipeline.advance([talk], tell)[0]),
+        clips(noise_anew(pipeline, remembering=True)),
+        clips(noise_anew(pipeline, remembering=False)),
+    ]
+    for one, other in combinations(ways, 2):
+        assert [torch.equal(*pair) for pair in zip(one, other, strict=True)] == [True, False, False]
 
 
 def test_a_gallery_shows_every_portrait_and_a_song(loaded, model_folder, tmp_path):

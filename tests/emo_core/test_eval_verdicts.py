@@ -171,7 +171,7 @@ def test_a_face_stays_itself(tmp_path, shown, own):
     (tmp_path / "minute").mkdir()
     frames = [heads[number].render(np.array([5.0, 0, 0]), 0.05).picture for number in shown]
     encode_video(tmp_path / "minute/minute.mp4", np.stack(frames), 25, np.zeros(20 * RATE, np.float32))
-    scenes = Scenes(tmp_path, [], 0, portraits, [], 0, size=128, clip_frames=12)
+    scenes = Scenes(tmp_path, [], [], portraits, [], 0, size=128, clip_frames=12)
     claim = of_likeness(scenes, tmp_path)
     assert claim.found["own"] == pytest.approx(own) and claim.holds is (own == 1)
     assert claim.found["mistaken_for"] == ({} if own == 1 else {"look1": 4})

@@ -12,7 +12,7 @@ from emo_core.model.backbone import Conditions, join
 from emo_core.model.config import sd15, tiny
 from emo_core.model.emo import build, grow, masked, stack_motion
 from emo_core.model.speed import SpeedEncoder, fit_buckets
-from emo_core.model.temporal import TemporalBlock
+from emo_core.model.temporal import TemporalModule
 from tests.emo_core.conftest import BUCKETS, awake, batch_loss
 
 
@@ -108,11 +108,12 @@ def test_temporal_modules_equal_animatediff(config):
     assert (found - expected).abs().max() < 1e-5
 
 
-def test_a_new_temporal_block_hands_frames_on_unchanged():
+def test_what_frames_say_enters_a_new_temporal_module_unchanged():
     """What all say alike, each hears: of random values a tenth would arrive, and motion frames would not be learnt."""
-    block = TemporalBlock(16, 2, None)
+    module = TemporalModule(16, 2, 4, None)
     same = torch.randn(3, 1, 16).expand(-1, 5, -1)
-    for attention in (block.attn1, block.attn2):
+    assert torch.equal(module.proj_in(same), same)
+    for attention in (module.block.attn1, module.block.attn2):
         assert torch.allclose(attend(attention, same, project(attention, same)), same, atol=1e-6)
 
 

@@ -236,7 +236,7 @@ def _change_card(field: str, value: object):
         (lambda folder: shutil.rmtree(folder / "scheduler"), "scheduler_config.json: cannot be read"),
         (lambda folder: _truncate(folder / "audio_encoder" / "model.safetensors"), "audio_encoder"),
         (lambda folder: _truncate(folder / "vae" / "diffusion_pytorch_model.safetensors"), "vae: cannot be loaded"),
-        (_change_card("version", 1), "model version 1, this program reads version 2"),
+        (_change_card("version", 1), "model version 1, this program reads version 3"),
         (_change_card("stage", 9), r"emo\.json: stage"),
         (_change_card("colour", "blue"), r"emo\.json: colour"),
         (_change_card("audio_fingerprint", "0000"), "trained with 0000"),
