@@ -26,7 +26,7 @@ PORTRAITS = 3
 
 
 class ProofSettings(BaseModel):
-    """The numbers of the proof: about an hour on two cores."""
+    """The numbers of the proof: an hour on two cores."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
