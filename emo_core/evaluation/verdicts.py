@@ -271,11 +271,12 @@ def of_likeness(scenes: Scenes, pictures: Path) -> Claim:
 
 def of_joins(films: Sequence[Film], without: Sequence[Film], clip_frames: int, pictures: Path) -> Claim:
     """(f) EMO 3.2.4. without: the same videos, made without motion frames; in both, each clip's noise is its own."""
-    each = [tuple(joins_over_inside(film, clip_frames) for film in pair) for pair in zip(films, without, strict=True)]
-    joins, rough = (float(np.mean(column)) for column in zip(*each, strict=True))
-    faces = min(film.faces for film in (*films, *without))
+    both = films, without
+    each = np.array([[joins_over_inside(film, clip_frames) for film in made] for made in both])
+    joins, rough = each.mean(axis=1).tolist()
+    faces = min(film.faces for made in both for film in made)
     plot_joins({"with motion frames": films[0], "without motion frames": without[0]}, clip_frames, pictures / "f.png")
-    rougher = rough / joins if joins else float("nan")
+    rougher = _times(rough, joins)
     return Claim(
         letter="f",
         says="Motion frames join the clips",
@@ -284,7 +285,7 @@ def of_joins(films: Sequence[Film], without: Sequence[Film], clip_frames: int, p
             "joins": joins,
             "joins_without": rough,
             "rougher": rougher,
-            "each_portrait": [one[1] / one[0] for one in each],
+            "each_portrait": [_times(*pair) for pair in each[::-1].T.tolist()],
             "least_share_of_faces": faces,
         },
         holds=rougher >= LEAST_ROUGHER and faces >= LEAST_FACES,
@@ -303,6 +304,11 @@ def _by_seed(report: AblationReport, conditions: Sequence[str], trials: int, key
 
 def _means(table: np.ndarray) -> list[float]:
     return [_mean(column[np.isfinite(column)]) for column in table.T]
+
+
+def _times(much: float, little: float) -> float:
+    """NaN of nothing."""
+    return much / little if little else float("nan")
 
 
 def _mean(values: np.ndarray) -> float:

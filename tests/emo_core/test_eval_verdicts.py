@@ -161,6 +161,13 @@ def test_motion_frames_join_clips(tmp_path):
     assert not of_joins(made, [rough[0], blind(rough[1])], 12, tmp_path).holds
     frozen = [replace(film, pictures=np.zeros_like(film.pictures)) for film in made]
     assert not of_joins(made, frozen, 12, tmp_path).holds
+    seamless = []  # the first picture of each clip is the last of the one before
+    for film in made:
+        pictures = film.pictures.copy()
+        pictures[12::12] = pictures[11:-1:12]
+        seamless.append(replace(film, pictures=pictures))
+    found = of_joins(seamless, rough, 12, tmp_path).found
+    assert found["joins"] == 0 and np.isnan([found["rougher"], *found["each_portrait"]]).all()
 
 
 @pytest.mark.parametrize(("shown", "own"), [([4] * 20, 1.0), ([4] * 16 + [1] * 4, 0.8)])
