@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.doctor import versions
 from flows.progress import Report
-from flows.road import Road, write_json
+from flows.road import Road, rehearsed, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +53,7 @@ def demo(out: Path, settings: DemoSettings, device: "torch.device") -> dict[str,
     road = Road.into(out, names, "demo")
 
     def train_stage(stage: int) -> str:
-        recipe = stage_recipe(stage, "tiny").model_copy(update={"seed": settings.seed})
-        if settings.stage_steps is not None:
-            recipe = recipe.model_copy(update={"steps": settings.stage_steps[stage - 1]})
+        recipe = rehearsed(stage_recipe(stage, "tiny"), settings.seed, settings.stage_steps)
         return road.train(f"stage {stage}", recipe, runs.get(f"stage {stage - 1}"), device)
 
     def make_plot(_: Report) -> None:

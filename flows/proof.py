@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from emo_data.whole import whole_file
 from flows.doctor import versions
 from flows.progress import Phase, Report, progress
-from flows.road import Road, write_json
+from flows.road import Road, rehearsed, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -77,9 +76,7 @@ def _train(road: Road, settings: ProofSettings, device: "torch.device") -> dict[
 
     init, runs = None, dict[str, str]()
     for stage in (1, 2, 3):
-        recipe = patient(stage).model_copy(update={"seed": settings.seed})
-        if settings.stage_steps is not None:
-            recipe = recipe.model_copy(update={"steps": settings.stage_steps[stage - 1]})
+        recipe = rehearsed(patient(stage), settings.seed, settings.stage_steps)
         if stage == 3:
             too = recipe.model_copy(update={"train_audio": True})
             runs["stage 3 audio"] = road.train("stage 3 audio", too, init, device)
@@ -162,9 +159,8 @@ def _perform(road: Road, settings: ProofSettings, device: "torch.device", models
 
     road.step("voices", {}, ["voices"], lambda report: talks(trained, "voices", report))
     road.step("voices audio", {}, ["voices_audio"], lambda report: talks(audio_too, "voices_audio", report))
-    for folder, remembering in (("joined", True), ("forgetful", False)):
-        again = partial(anew, folder, remembering=remembering)
-        road.step(folder, {"remembering": remembering}, [folder], again)
+    road.step("joined", {}, ["joined"], lambda report: anew("joined", report, remembering=True))
+    road.step("forgetful", {}, ["forgetful"], lambda report: anew("forgetful", report, remembering=False))
     road.step("speeds", {}, ["speeds"], speeds)
     road.step("regions", {}, ["regions"], regions)
     minute = [Trial("minute", cast.portraits[0], cast.minute)]

@@ -154,6 +154,12 @@ class Road:
         write_json(self.out / RECORD, self.steps)
 
 
+def rehearsed(recipe: "Recipe", seed: int, stage_steps: tuple[int, int, int] | None) -> "Recipe":
+    """The recipe with this seed and, where steps are given for each stage, its stage's."""
+    recipe = recipe.model_copy(update={"seed": seed})
+    return recipe if stage_steps is None else recipe.model_copy(update={"steps": stage_steps[recipe.stage - 1]})
+
+
 def write_json(path: Path, content: dict[str, Any] | list[dict[str, Any]]) -> None:
     """The whole file or none."""
     with whole_file(path) as unfinished:
