@@ -75,11 +75,6 @@ def velocities(means: Sequence[float], variances: Sequence[float]) -> Velocities
     )
 
 
-def union(boxes: np.ndarray) -> np.ndarray:
-    """(F, 4) -> (4,): the region that a model would be given for this video (EMO 3.2.5)."""
-    return np.concatenate([np.nanmin(boxes[:, :2], axis=0), np.nanmax(boxes[:, 2:], axis=0)])
-
-
 def containment(boxes: np.ndarray, region: np.ndarray) -> float:
     """The share of the face's area that lies in the region (4,), mean over frames with a face (EMO Figure 7).
 

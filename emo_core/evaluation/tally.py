@@ -9,10 +9,11 @@ from emo_core.evaluation.block import FRAMES
 from emo_core.evaluation.extractors import FACELESS
 from emo_core.evaluation.frechet import Distance, Features
 from emo_core.evaluation.identity import similarity
-from emo_core.evaluation.motion import SPEED_EDGES, containment, histogram, union, velocities
+from emo_core.evaluation.motion import SPEED_EDGES, containment, histogram, velocities
 from emo_core.evaluation.pairs import Pair
 from emo_core.evaluation.report import KEYS, ClipReport, Report, Side
 from emo_core.evaluation.watch import LEAST_FACES, Seen, Unseen
+from emo_data.dataset.window import region_of
 
 DISTANCES = ("fid", "fvd", "efid")
 LONGER = 0.1
@@ -139,7 +140,7 @@ class Tally:
         elif "motion" in self._metrics and seen.motion is not None:
             told.velocity_mean, told.velocity_variance = seen.motion.velocity_mean, seen.motion.velocity_variance
             told.travel_across, told.travel_down = seen.motion.travel_across, seen.motion.travel_down
-            region = np.array(pair.region) if pair.region else (union(truth.boxes) if truth.faces else None)
+            region = np.array(pair.region) if pair.region else (region_of(truth.boxes) if truth.faces else None)
             told.region_containment = None if region is None else containment(seen.boxes, region)
         return told
 

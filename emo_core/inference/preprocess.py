@@ -116,11 +116,11 @@ def frame_portrait(path: Path, size: int, region: str, choice: Choice) -> Framed
     height, width = picture.shape[:2]
     square = frame_face(face.box, width, height)
     framed = torch.from_numpy(crop(picture, square, size)).movedim(-1, 0).float() / 127.5 - 1
-    box = boxes_in_square(face.box[None], square)
+    box = boxes_in_square(face.box[None], square)[0]
     portrait = Portrait(framed, torch.from_numpy(_region(region, box, square, whole.shape, part, size)))
     rows, columns = part
     placed = Square(square.x + columns.start, square.y + rows.start, square.side)
-    return Framed(portrait, whole, placed, box[0], len(faces))
+    return Framed(portrait, whole, placed, box, len(faces))
 
 
 def _part(picture: np.ndarray, box: tuple[float, float, float, float] | None) -> tuple[slice, slice]:
@@ -164,7 +164,7 @@ def _region(
         return np.ones((1, size, size), np.float32)
     numbers = region.split(",")
     if len(numbers) == 4:
-        return region_mask(_parse_box(region, numbers)[None], size)
+        return region_mask(_parse_box(region, numbers), size)
     mask = read_picture(Path(region), ground="black")
     if mask.shape != shape:
         raise UserError(

@@ -96,6 +96,7 @@ def _batch(
     # Of all lanes, in every process: to draw them costs nothing beside a process's own noise.
     rng, mine = np.random.default_rng([recipe.seed, recipe.stage, step, 0, 2]), slice(lanes.start, lanes.stop)
     strata = rng.permutation((np.arange(recipe.batch) + rng.random(recipe.batch)) / recipe.batch)[mine]
+    strata **= recipe.noise_power
     dropped, first = torch.from_numpy(rng.random((2, recipe.batch), np.float32))[:, mine]
     grow = rng.uniform(0, recipe.grow_mask, (recipe.batch, 2))[mine]
     boxes = seen("box").numpy()
@@ -110,7 +111,7 @@ def _batch(
         latents=latents[:, -frames - 1 : -1],
         reference=latents[:, -1],
         motion=latents[:, : -frames - 1],
-        mask=torch.from_numpy(region_mask(boxes, config.size, grow)),
+        mask=torch.from_numpy(region_mask(seen("region").numpy(), config.size, grow)),
         audio=audio,
         speed=seen("speed") if recipe.stage >= 3 else None,
         keep_reference=(dropped >= recipe.drop_all).float(),

@@ -14,7 +14,7 @@ from emo_core.model.codec import decode_latents
 from emo_core.training.latents import encode
 from emo_core.training.run_folder import RunFolder
 from emo_data.dataset.index import ClipIndex, seconds_of_sound
-from emo_data.dataset.window import region_mask
+from emo_data.dataset.window import region_mask, region_of
 from emo_data.film import encode_video
 
 STEPS = 10
@@ -37,7 +37,7 @@ def write_preview(run: RunFolder, checkpoint: Checkpoint, index: ClipIndex, bf16
     if card.stage > 1:
         audio[:] = row["audio_features"].reshape(len(row["box"]), *audio.shape[1:])[:frames]
     drive = Drive(audio=audio, speed=np.nan_to_num(row["speed"][:frames]))
-    mask = torch.from_numpy(region_mask(row["box"][:frames], card.config.size))
+    mask = torch.from_numpy(region_mask(region_of(row["box"]), card.config.size))
     made = EMOPipeline.of(checkpoint)(Portrait(filmed[0], mask), drive, Sampling(steps=STEPS))
     truth = ((filmed + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).cpu().numpy()
     pair = np.concatenate([truth, made], axis=2)

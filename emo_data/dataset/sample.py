@@ -11,7 +11,7 @@ import numpy as np
 
 from emo_data.dataset.index import ClipIndex
 from emo_data.dataset.order import Read
-from emo_data.dataset.window import draw_window, surroundings
+from emo_data.dataset.window import draw_window, region_of, surroundings
 from emo_data.errors import UserError
 from emo_data.video import decode_clip
 
@@ -44,8 +44,8 @@ class Origin(NamedTuple):
 Samples = dict[str, Any]
 """origins: list of W · steps: range · lane: int · run: (W, N + F, ...) and reference: (W, ...), both
 uint8 pictures (..., S, S, 3) or float16 latents (..., C, H, W) · box: float32 (W, F, 4) in 0-1, NaN where no face was
-found · audio: float16 (W, F, 2m + 1, L, D) where the stage listens · speed: float32 (W, F, 2m + 1) degrees per frame
-where it needs that."""
+found · region: float32 (W, 4), the union of all boxes of the clip · audio: float16 (W, F, 2m + 1, L, D) where the stage
+listens · speed: float32 (W, F, 2m + 1) degrees per frame where it needs that."""
 
 
 def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
@@ -70,6 +70,7 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
         "run": seen[:, :-1],
         "reference": seen[:, -1],
         "box": np.stack([row["box"][w.start : w.start + wants.frames] for w in windows]),
+        "region": np.stack([region_of(row["box"])] * len(windows)),
     }
     if wants.listening:
         audio = row["audio_features"].reshape(length, -1, index.extractor.width)

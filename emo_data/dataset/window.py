@@ -35,17 +35,25 @@ def surroundings(values: ByFrame, start: int, frames: int, margin: int) -> np.nd
     return values[np.clip(around, 0, len(values) - 1)]
 
 
-def region_mask(boxes: np.ndarray, size: int, grow: ArrayLike = 0.0) -> np.ndarray:
-    """Unions of boxes (..., F, 4) in 0-1 as masks, float32 (..., 1, size, size) with 1 inside (EMO 3.2.5).
+def region_of(boxes: np.ndarray) -> np.ndarray:
+    """The union (4,) of the boxes (F, 4) of a clip's frames, in 0-1: where its face may be (EMO 3.2.5).
 
-    grow: by how much of its width and height each union is enlarged, (..., 2). Frames without a face (NaN) do not
-    count; where no frame has one, the mask is all ones, which is the paper's "anywhere".
+    A sample is told that of its whole clip: the union over its own few frames would say where the head is and where it
+    is going, and leave nothing for motion frames and speed to say. Frames without a face (NaN) do not count; where no
+    frame has one, it is the whole picture, the paper's "anywhere".
     """
-    known = np.isfinite(boxes).all(axis=-1, keepdims=True)
-    low = np.where(known, boxes[..., :2], np.inf).min(axis=-2)
-    high = np.where(known, boxes[..., 2:], -np.inf).max(axis=-2)
-    found = known.any(axis=-2)
-    low, high = np.where(found, low, 0), np.where(found, high, 1)
+    known = boxes[np.isfinite(boxes).all(axis=1)]
+    if not len(known):
+        return np.array([0, 0, 1, 1], boxes.dtype)
+    return np.concatenate([known[:, :2].min(axis=0), known[:, 2:].max(axis=0)])
+
+
+def region_mask(regions: np.ndarray, size: int, grow: ArrayLike = 0.0) -> np.ndarray:
+    """Regions (..., 4) in 0-1 as masks, float32 (..., 1, size, size) with 1 inside.
+
+    grow: by how much of its width and height each is enlarged, (..., 2).
+    """
+    low, high = regions[..., :2], regions[..., 2:]
     extra = (high - low) * np.asarray(grow) / 2
     return _filled(low - extra, high + extra, size)
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from emo_core.evaluation.motion import containment, histogram, motion_of, speeds, union, velocities
+from emo_core.evaluation.motion import containment, histogram, motion_of, speeds, velocities
+from emo_data.dataset.window import region_of
 from emo_data.features.pose import CANONICAL, RIGID
 from emo_data.synthetic.motion import rotation_matrices
 
@@ -47,8 +48,8 @@ def test_a_head_that_wanders():
 def test_how_much_of_the_face_is_in_the_region():
     boxes = np.array([[0.2, 0.2, 0.4, 0.4], [np.nan] * 4, [0.3, 0.2, 0.5, 0.4], [0.6, 0.6, 0.8, 0.8]])
     assert containment(boxes, np.array([0.2, 0.2, 0.4, 0.4])) == pytest.approx((1 + 0.5 + 0) / 3)
-    assert containment(boxes, union(boxes)) == 1
-    assert union(boxes) == pytest.approx([0.2, 0.2, 0.8, 0.8])
+    assert containment(boxes, region_of(boxes)) == 1
+    assert region_of(boxes) == pytest.approx([0.2, 0.2, 0.8, 0.8])
 
 
 def test_a_face_seen_for_single_frames_has_no_speed():

@@ -12,9 +12,11 @@ from emo_data.dataset.sample import Wants
 from emo_data.errors import UserError
 from emo_data.schema import Split
 from emo_data.store import Dataset
-from tests.emo_core.runs import CPU, clip_ids, finished, losses, prepare, recipe, row
+from tests.emo_core.runs import CPU, clip_ids, finished, losses, make_dataset, prepare, recipe, row
 
 pytestmark = pytest.mark.usefixtures("smallest")
+ONE = range(1), range(1)
+"""The first lane of the first step."""
 
 
 @pytest.fixture
@@ -94,6 +96,25 @@ def test_a_sample_is_what_its_window_says(data):
             heard = index.read(clip, ["audio_features"])["audio_features"].reshape(24, -1, index.extractor.width)
             assert np.array_equal(samples["audio"][place][:, 1], heard[start : start + 4])
             assert np.allclose(samples["speed"][place], 0.3 * (clip + 1))
+
+
+def test_the_region_is_that_of_the_whole_clip(tmp_path, encoder, config):
+    """A window's own would tell where the head is and where it is going, and leave speed nothing to say."""
+    here = np.linspace(0, 0.5, 24, dtype=np.float32)[:, None] + np.float32([0, 0.2, 0.3, 0.5])
+    data = make_dataset(str(tmp_path / "moving"), encoder, config.size, box=here)
+    batch = next(prepare(recipe(2), data, tmp_path / "run", finished(1, data, tmp_path / "one"), CPU).batches(*ONE))
+    assert batch.mask.shape == (1, 1, config.size, config.size)
+    columns, rows = batch.mask[0, 0].any(dim=0), batch.mask[0, 0].any(dim=1)
+    assert columns[: int(0.8 * config.size)].all() and rows[int(0.2 * config.size) :].all()  # 0 to 0.8, 0.2 to 1
+
+
+def test_strong_noise_comes_more_often_where_the_recipe_says_so(data, tmp_path):
+    even, often = (
+        next(prepare(recipe(1, noise_power=power), data, tmp_path / str(power), None, CPU).batches(range(2), range(1)))
+        for power in (1.0, 0.5)
+    )
+    assert torch.equal(often.strata, even.strata.double().sqrt().float())
+    assert torch.equal(often.noise, even.noise)
 
 
 def test_what_in_a_process_goes_wrong_is_said_as_it_is(data, tmp_path, encoder, config):

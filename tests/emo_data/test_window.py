@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from emo_data.dataset.window import Window, draw_window, mouth_mask, region_mask, surroundings
+from emo_data.dataset.window import Window, draw_window, mouth_mask, region_mask, region_of, surroundings
 
 
 def test_every_possible_window_is_drawn_and_no_other():
@@ -32,13 +32,15 @@ def test_surroundings_are_neighbours_with_clamped_edges():
 def test_region_is_the_union_of_the_boxes():
     """Frames without a face do not count; growing adds a share of the union's own size."""
     boxes = np.array([[0.25, 0.25, 0.5, 0.5], [0.5, 0.25, 0.75, 0.75], [np.nan] * 4], np.float32)
-    mask = region_mask(boxes, 8)
+    region = region_of(boxes)
+    mask = region_mask(region, 8)
     expected = np.zeros((1, 8, 8))
     expected[:, 2:6, 2:6] = 1
     assert np.array_equal(mask, expected)
-    assert region_mask(boxes, 8, np.array([1.0, 0.0])).sum() == 4 * 8
-    assert region_mask(boxes[2:], 8).all()
-    several = region_mask(np.stack([boxes, boxes[[2, 2, 2]]]), 8, np.array([[1.0, 0.0], [0.5, 0.5]]))
+    assert region_mask(region, 8, np.array([1.0, 0.0])).sum() == 4 * 8
+    nowhere = region_of(boxes[2:])
+    assert region_mask(nowhere, 8).all()
+    several = region_mask(np.stack([region, nowhere]), 8, np.array([[1.0, 0.0], [0.5, 0.5]]))
     assert several.shape == (2, 1, 8, 8) and several[0].sum() == 4 * 8 and several[1].all()
 
 
