@@ -116,6 +116,7 @@ class Road:
         from emo_core.model.config import tiny
         from emo_core.training.plan import plan
         from emo_core.training.run import carry_out
+        from emo_data.dataset import sample
 
         run = f"runs/{name.replace(' ', '')}"
         self.step(
@@ -124,6 +125,7 @@ class Road:
                 "recipe": recipe.model_dump(mode="json"),
                 "model": tiny().model_dump(mode="json"),
                 "version": VERSION,
+                "sample": sample.VERSION,
             },
             [run],
             lambda report: carry_out(

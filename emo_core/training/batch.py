@@ -95,8 +95,8 @@ def _batch(
 
     # Of all lanes, in every process: to draw them costs nothing beside a process's own noise.
     rng, mine = np.random.default_rng([recipe.seed, recipe.stage, step, 0, 2]), slice(lanes.start, lanes.stop)
-    strata = rng.permutation((np.arange(recipe.batch) + rng.random(recipe.batch)) / recipe.batch)[mine]
-    strata **= recipe.noise_power
+    even = rng.permutation((np.arange(recipe.batch) + rng.random(recipe.batch)) / recipe.batch)[mine]
+    strata = even**recipe.noise_power
     dropped, first = torch.from_numpy(rng.random((2, recipe.batch), np.float32))[:, mine]
     grow = rng.uniform(0, recipe.grow_mask, (recipe.batch, 2))[mine]
     boxes = seen("box").numpy()

@@ -13,6 +13,7 @@ from emo_core.model.config import ModelConfig, preset_config
 from emo_core.model.pretrained import PICKLED, SAFE, WeightsError, load_vae
 from emo_core.training.recipes import Recipe
 from emo_core.training.run_folder import RunCard, RunFolder
+from emo_data.dataset import sample
 from emo_data.dataset.index import ClipIndex, NoClipsError
 from emo_data.errors import UserError
 from emo_data.schema import FPS, Split
@@ -88,6 +89,7 @@ def plan(
         str(out),
         RunCard(
             model_version=VERSION,
+            sample_version=sample.VERSION,
             recipe=recipe,
             config=config,
             data=data,

@@ -122,9 +122,9 @@ def patient(stage: int) -> Recipe:
 
     Not in the paper: where the noise is strongest, the layers of stage 1 have only learnt to draw a mean of all that
     may be. Told where the last frames left the head, they do not know how to draw it there, so stage 2 trains them,
-    too, at a rate that all of them bear, and for most of the time. Strong noise, where it is decided where the head
-    goes, comes more often and counts as much as little; and the mouth counts less than in the demo, for the eyes tell
-    whether a face is found, and whose it is.
+    too, at a rate that all of them bear. Strong noise, where it is decided where the head goes, comes more often than
+    weak noise and counts as much. The mouth counts less than in the demo, for the eyes tell whether a face is found,
+    and whose it is. The region is enlarged but little: it should tell a calm clip from a lively one.
     """
     recipe = stage_recipe(stage, "tiny").model_copy(update={"steps": {1: 400, 2: 1700, 3: 350}[stage]})
     if stage == 1:

@@ -41,6 +41,8 @@ class RunCard(BaseModel):
 
     model_version: int
     """`emo_core.checkpoint.VERSION`: what the networks compute."""
+    sample_version: int
+    """`emo_data.dataset.sample.VERSION`: what is learnt from a clip."""
     recipe: Recipe
     config: ModelConfig
     data: str

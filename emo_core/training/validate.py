@@ -25,7 +25,7 @@ def fixed_batch(
     encode: Callable[[Tensor], Tensor],
 ) -> Batch | None:
     """This process's part of the samples that are held out: the first step of a recipe that drops nothing."""
-    even = {"drop_all": 0.0, "drop_audio": 0.0, "zero_motion": 0.0, "grow_mask": 0.0}
+    even = {"drop_all": 0.0, "drop_audio": 0.0, "zero_motion": 0.0, "grow_mask": 0.0, "noise_power": 1.0}
     recipe = recipe.model_copy(update={**even, "batch": recipe.validation, "seed": 0})
     order = Order.over(
         index.lengths, wants.frames, wants.before, lanes=recipe.batch, windows=1, seed=(recipe.seed, recipe.stage)

@@ -15,6 +15,8 @@ from emo_data.dataset.window import draw_window, region_of, surroundings
 from emo_data.errors import UserError
 from emo_data.video import decode_clip
 
+VERSION = 2
+"""Rises with every change of what a sample of the same clips is. 2: the region is that of the whole clip."""
 Frames = Callable[[int, np.ndarray], np.ndarray]
 """(clip, frame numbers ascending) -> what a model learns from in place of pictures."""
 
@@ -44,7 +46,7 @@ class Origin(NamedTuple):
 Samples = dict[str, Any]
 """origins: list of W · steps: range · lane: int · run: (W, N + F, ...) and reference: (W, ...), both
 uint8 pictures (..., S, S, 3) or float16 latents (..., C, H, W) · box: float32 (W, F, 4) in 0-1, NaN where no face was
-found · region: float32 (W, 4), the union of all boxes of the clip · audio: float16 (W, F, 2m + 1, L, D) where the stage
+found · region: float32 (W, 4), of the whole clip, see `region_of` · audio: float16 (W, F, 2m + 1, L, D) where the stage
 listens · speed: float32 (W, F, 2m + 1) degrees per frame where it needs that."""
 
 
@@ -70,7 +72,9 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
         "run": seen[:, :-1],
         "reference": seen[:, -1],
         "box": np.stack([row["box"][w.start : w.start + wants.frames] for w in windows]),
-        "region": np.stack([region_of(row["box"])] * len(windows)),
+        # Of the whole clip. The union over a sample's own few frames would say where the head is and where it is going,
+        # and leave nothing for motion frames and speed to say.
+        "region": np.tile(region_of(row["box"]), (len(windows), 1)),
     }
     if wants.listening:
         audio = row["audio_features"].reshape(length, -1, index.extractor.width)

@@ -36,11 +36,10 @@ def surroundings(values: ByFrame, start: int, frames: int, margin: int) -> np.nd
 
 
 def region_of(boxes: np.ndarray) -> np.ndarray:
-    """The union (4,) of the boxes (F, 4) of a clip's frames, in 0-1: where its face may be (EMO 3.2.5).
+    """The union (4,) of the boxes (F, 4) of a video's frames, in 0-1: where its face may be (EMO 3.2.5).
 
-    A sample is told that of its whole clip: the union over its own few frames would say where the head is and where it
-    is going, and leave nothing for motion frames and speed to say. Frames without a face (NaN) do not count; where no
-    frame has one, it is the whole picture, the paper's "anywhere".
+    The paper writes the union both of f frames and of "the entire video clip"; the second is meant here. Frames without
+    a face (NaN) do not count; where no frame has one, it is the whole picture, the paper's "anywhere".
     """
     known = boxes[np.isfinite(boxes).all(axis=1)]
     if not len(known):
@@ -49,7 +48,7 @@ def region_of(boxes: np.ndarray) -> np.ndarray:
 
 
 def region_mask(regions: np.ndarray, size: int, grow: ArrayLike = 0.0) -> np.ndarray:
-    """Regions (..., 4) in 0-1 as masks, float32 (..., 1, size, size) with 1 inside.
+    """Finite regions (..., 4) in 0-1 as masks, float32 (..., 1, size, size) with 1 inside (EMO 3.2.5).
 
     grow: by how much of its width and height each is enlarged, (..., 2).
     """
