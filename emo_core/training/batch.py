@@ -16,7 +16,7 @@ from emo_core.diffusion import mix_noise
 from emo_core.model.config import ModelConfig
 from emo_core.training.recipes import Recipe
 from emo_data.dataset.sample import Origin, Samples
-from emo_data.dataset.window import mouth_mask, region_mask
+from emo_data.dataset.window import mouth_mask, region_mask, region_of
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def _batch(
     grow = rng.uniform(0, recipe.grow_mask, (recipe.batch, 2))[mine]
     boxes = seen("box").numpy()
     frames = boxes.shape[1]
+    regions = seen("region").numpy() if recipe.region == "clip" else np.stack([region_of(one) for one in boxes])
     latents = encode(torch.cat([seen("run"), seen("reference")[:, None]], dim=1))
     audio = None
     if recipe.stage >= 2:
@@ -111,7 +112,7 @@ def _batch(
         latents=latents[:, -frames - 1 : -1],
         reference=latents[:, -1],
         motion=latents[:, : -frames - 1],
-        mask=torch.from_numpy(region_mask(seen("region").numpy(), config.size, grow)),
+        mask=torch.from_numpy(region_mask(regions, config.size, grow)),
         audio=audio,
         speed=seen("speed") if recipe.stage >= 3 else None,
         keep_reference=(dropped >= recipe.drop_all).float(),

@@ -16,7 +16,7 @@ from emo_data.errors import UserError
 from emo_data.video import decode_clip
 
 VERSION = 2
-"""Rises with every change of what a sample of the same clips is. 2: the region is that of the whole clip."""
+"""Rises with every change of what a sample of the same clip is. 2: it has the whole clip's region."""
 Frames = Callable[[int, np.ndarray], np.ndarray]
 """(clip, frame numbers ascending) -> what a model learns from in place of pictures."""
 
@@ -72,8 +72,6 @@ def read_samples(index: ClipIndex, wants: Wants, read: Read) -> Samples:
         "run": seen[:, :-1],
         "reference": seen[:, -1],
         "box": np.stack([row["box"][w.start : w.start + wants.frames] for w in windows]),
-        # Of the whole clip. The union over a sample's own few frames would say where the head is and where it is going,
-        # and leave nothing for motion frames and speed to say.
         "region": np.tile(region_of(row["box"]), (len(windows), 1)),
     }
     if wants.listening:

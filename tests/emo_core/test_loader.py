@@ -100,15 +100,19 @@ def test_a_sample_is_what_its_window_says(data):
             assert np.allclose(samples["speed"][place], 0.3 * (clip + 1))
 
 
-def test_the_region_is_that_of_the_whole_clip(tmp_path, encoder, config):
-    """A window's own would tell where the head is and where it is going, and leave speed nothing to say."""
+def test_the_region_is_that_of_the_whole_clip_or_of_the_window(tmp_path, encoder, config):
     here = np.linspace(0, 0.5, 24, dtype=np.float32)[:, None] + np.float32([0, 0.2, 0.3, 0.5])
     data = make_dataset(str(tmp_path / "moving"), encoder, config.size, box=here)
-    form, before = recipe(2, grow_mask=0.0), finished(1, data, tmp_path / "one")
-    batch = next(prepare(form, data, tmp_path / "run", before, CPU).batches(*ONE))
-    expected = np.zeros((1, 1, config.size, config.size))
-    expected[..., int(0.2 * config.size) :, : math.ceil(0.8 * config.size)] = 1
-    assert np.array_equal(batch.mask, expected)
+    before = finished(1, data, tmp_path / "one")
+    for region in ("clip", "window"):
+        form = recipe(2, grow_mask=0.0, region=region)
+        batch = next(prepare(form, data, tmp_path / region, before, CPU).batches(*ONE))
+        ((_, start, _),) = batch.origins
+        known = here if region == "clip" else here[start : start + config.frames]
+        left, top, right, bottom = np.concatenate([known[0, :2], known[-1, 2:]]) * config.size
+        expected = np.zeros((1, 1, config.size, config.size))
+        expected[..., math.floor(top) : math.ceil(bottom), math.floor(left) : math.ceil(right)] = 1
+        assert np.array_equal(batch.mask, expected)
 
 
 def test_strong_noise_comes_more_often_where_the_recipe_says_so(data, tmp_path):
