@@ -137,6 +137,6 @@ def patient(stage: int) -> Recipe:
     recipe = recipe.model_copy(update={"region": "clip"})
     if stage == 1:
         return recipe
-    changes = {"min_snr": None, "noise_power": 0.5, "mouth_weight": 4.0}
-    rate = {2: 3e-3, 3: 2e-3}[stage]
-    return recipe.model_copy(update={**changes, "grow_mask": 0.2, "learning_rate": rate, "train_spatial": stage == 2})
+    changes = {"min_snr": None, "noise_power": 0.5, "mouth_weight": 4.0, "grow_mask": 0.2}
+    changes["learning_rate"] = {2: 3e-3, 3: 2e-3}[stage]
+    return recipe.model_copy(update={**changes, "train_spatial": stage == 2})

@@ -36,10 +36,10 @@ def surroundings(values: ByFrame, start: int, frames: int, margin: int) -> np.nd
 
 
 def region_of(boxes: np.ndarray) -> np.ndarray:
-    """The union (4,) of the boxes (F, 4) of a video's frames, in 0-1: where its face may be (EMO 3.2.5).
+    """The union (4,) of the boxes (F, 4) of some frames, in 0-1: where the face may be (EMO 3.2.5).
 
-    The paper writes the union both of f frames and of "the entire video clip"; the second is meant here. Frames without
-    a face (NaN) do not count; where no frame has one, it is the whole picture, the paper's "anywhere".
+    The paper writes of the union both over f frames and over "the entire video clip"; who calls says which. Frames
+    without a face (NaN) do not count; where no frame has one, it is the whole picture, the paper's "anywhere".
     """
     known = boxes[np.isfinite(boxes).all(axis=1)]
     if not len(known):
